@@ -1,0 +1,137 @@
+"""What an adapter is: the one seat between a model library and the schema, ours and third parties' alike.
+
+An adapter is found by entry point (group `mmattn.adapters`, the entry named `library.modality`).
+It lives here, below the adapters, so that they can name these types without importing the doors.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+from torch import Tensor, nn
+
+from mmattn.interception.calls import Call
+from mmattn.schema.maps import AttentionLayer
+from mmattn.schema.media import Media
+
+Emit = Callable[[Call], None]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Opened:
+    """A model opened by name, ready to run.
+
+    Parameters
+    ----------
+    model
+        In eval mode.
+    processor
+        What the adapter's `prepare` takes as `processor`, or None for the model's own.
+    labels
+        Class names by index, where the model has them.
+    weights
+        Which weights these are, for captions.
+    """
+
+    model: nn.Module
+    processor: Any = None
+    labels: tuple[str, ...] | None = None
+    weights: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Prepared:
+    """An input made ready for one model.
+
+    Parameters
+    ----------
+    run
+        Runs the model on it (the call, or generate) and returns the output.
+    inputs
+        The tensors that `run` passes to the model, in order: a recording is compared with them.
+    media
+        One medium a sample, as the user's eye or ear had it; empty where only tensors were given.
+    facts
+        What `layers` needs to build axes; the adapter's own.
+    preprocessing
+        One phrase for captions.
+    """
+
+    run: Callable[[], Any]
+    inputs: tuple[Tensor, ...] = ()
+    media: tuple[Media, ...] = ()
+    facts: Any = None
+    preprocessing: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelFamily:
+    """One line of `mmattn models`.
+
+    Parameters
+    ----------
+    name
+        What to pass to `--model`, or a pattern such as `timm:vit_*`.
+    what, how_exact, source
+        What it is; which parts are exact; where its weights come from.
+    """
+
+    name: str
+    what: str
+    how_exact: str
+    source: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class MediaGiven:
+    """What the user passed to `attend`, by modality; readers have made media of paths."""
+
+    image: Any = None
+    text: Any = None
+    audio: Any = None
+    video: Any = None
+    graph: Any = None
+    inputs: Any = None
+    generate: int | None = None
+
+
+@runtime_checkable
+class Adapter(Protocol):
+    """The ten questions that `attend` asks. Missing `taps` or `score` abilities raise ModelError."""
+
+    name: str
+    default_stream: str
+
+    def claims(self, model: nn.Module) -> bool:
+        """Whether this adapter reads models of this class."""
+        ...
+
+    def opens(self, config: Mapping[str, Any]) -> bool:
+        """Whether a Hugging Face config.json (its `architectures`) is one of ours."""
+        ...
+
+    def open(self, name: str, weights: Path | None = None) -> Opened:
+        """Open a model by the library's own name, or with the `weights` that the catalog found."""
+        ...
+
+    def models(self) -> Iterable[ModelFamily]:
+        """What can be attended, for `mmattn models`."""
+        ...
+
+    def prepare(self, model: nn.Module, media: MediaGiven, processor: Any, options: Any) -> Prepared:
+        """Make the input ready and keep the facts that axes need."""
+        ...
+
+    def taps(self, model: nn.Module, emit: Emit) -> AbstractContextManager[None]:
+        """Extra points of interception; `contextlib.nullcontext()` for most."""
+        ...
+
+    def layers(self, calls: Sequence[Call], prepared: Prepared) -> Sequence[AttentionLayer]:
+        """Say which axes each call joins."""
+        ...
+
+    def score(self, output: Any, target: Any) -> Tensor:
+        """Return the scalar that a target names; raises ModelError without logits."""
+        ...
