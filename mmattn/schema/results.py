@@ -15,33 +15,9 @@ from torch import Tensor
 from mmattn.errors import InputError
 from mmattn.schema.axes import Axis, Place
 from mmattn.schema.media import Media
+from mmattn.schema.source import Source
 
 Unit = Literal["share", "relevance", "signed relevance", "bits"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Source:
-    """Where maps came from, for captions and saved files.
-
-    Parameters
-    ----------
-    model
-        Class of the model, such as `timm VisionTransformer`.
-    weights
-        Which weights it had: a catalog name, a pretrained tag, or `random or unknown weights`.
-    adapter
-        Entry-point name of the adapter, such as `timm.vit`; empty for a bare capture.
-    versions
-        Library versions that took part.
-    preprocessing
-        One phrase on how the input reached the model, such as `resized to 518 x 518 px`.
-    """
-
-    model: str = "unknown model"
-    weights: str = "weights not named"
-    adapter: str = ""
-    versions: Mapping[str, str] = field(default_factory=dict)
-    preprocessing: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -74,6 +50,7 @@ class Relevance:
         What columns and rows are places in.
     source
         Model, weights and adapter.
+
     """
 
     values: Float[Tensor, "query token"]
@@ -141,9 +118,7 @@ class Relevance:
         for index, label in enumerate(self.labels[:4]):
             row = self.values[index]
             where = _short(self.peak(row=index)) if content else "no token has a place"
-            lines.append(
-                f"  row {index}   {label}: peak at {where}, {float(row.min()):.3g} to {float(row.max()):.3g}"
-            )
+            lines.append(f"  row {index}   {label}: peak at {where}, {float(row.min()):.3g} to {float(row.max()):.3g}")
         if rows > 4:
             lines.append(f"  ... {rows - 4} more rows")
         return "\n".join(lines)

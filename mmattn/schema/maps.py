@@ -1,0 +1,172 @@
+"""AttentionMaps: the layers of one forward pass, what the model was looking at, and where it came from."""
+
+import weakref
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from os import PathLike
+from typing import Any
+
+from torch import nn
+
+from mmattn.errors import GoneError, InputError, NotFoundError, nearest
+from mmattn.schema.layers import AttentionLayer, Kind
+from mmattn.schema.media import Media
+from mmattn.schema.source import Source
+from mmattn.schema.weights import check_range
+
+__all__ = ["AttentionLayer", "AttentionMaps"]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class AttentionMaps:
+    """What a model attended to in one forward pass.
+
+    Parameters
+    ----------
+    layers
+        In the order in which they ran.
+    media
+        One a sample; empty where only tensors were given.
+    source
+        Model, weights, adapter and versions.
+    default_stream
+        Which stream is meant when none is named.
+    readout
+        What the model reads its answer from: `cls`, `mean` (over content), `pool` (an attention
+        pool), or empty where it is not known. It is the default query.
+    labels
+        Class names by index, where the model has them.
+    rerun
+        Runs the same input again (for gradients, edits, faithfulness); None for a loaded file.
+    model_ref
+        Returns the model, or None when it is gone.
+
+    """
+
+    layers: tuple[AttentionLayer, ...]
+    media: tuple[Media, ...] = ()
+    source: Source = field(default_factory=Source)
+    default_stream: str = ""
+    readout: str = ""
+    labels: tuple[str, ...] | None = None
+    rerun: Callable[[], Any] | None = None
+    model_ref: Callable[[], nn.Module | None] | None = None
+
+    def __post_init__(self) -> None:
+        if not self.layers:
+            raise InputError("These maps have no layer. A forward pass gives at least one. Check the capture.")
+
+    def __len__(self) -> int:
+        return len(self.layers)
+
+    def __iter__(self) -> Iterator[AttentionLayer]:
+        return iter(self.layers)
+
+    def __getitem__(self, name: str | int) -> AttentionLayer:
+        """Return a layer by module path, or by index."""
+        if isinstance(name, int):
+            check_range([name], len(self.layers), "layer")
+            return self.layers[name]
+        found = [layer for layer in self.layers if layer.name == name]
+        if not found:
+            raise NotFoundError(
+                f'There is no layer "{name}". Layers are: {nearest(name, [layer.name for layer in self.layers])}. '
+                "Pass one of those names."
+            )
+        if len(found) > 1:
+            raise NotFoundError(
+                f'{len(found)} layers are called "{name}" (the module ran several times). '
+                "One name must mean one layer. Pass an index instead."
+            )
+        return found[0]
+
+    @property
+    def sample_count(self) -> int:
+        """Number of samples (inputs) in the batch."""
+        return max(layer.sample_count for layer in self.layers)
+
+    @property
+    def samples(self) -> tuple["AttentionMaps", ...]:
+        """The maps of each sample alone, sharing storage."""
+        if self.sample_count == 1:
+            return (self,)
+        return tuple(
+            replace(
+                self,
+                layers=tuple(layer.sample(index) for layer in self.layers),
+                media=(self.media[index],) if self.media else (),
+                rerun=None,
+            )
+            for index in range(self.sample_count)
+        )
+
+    @property
+    def model(self) -> nn.Module:
+        """The model that ran.
+
+        Raises
+        ------
+        GoneError
+            When it was deleted, or when the maps were loaded from a file.
+
+        """
+        model = None if self.model_ref is None else self.model_ref()
+        if model is None:
+            raise GoneError(
+                "The model of these maps is gone. Maps keep a weak reference to a model that you passed, and a loaded "
+                "file has none. Keep the model alive, or attend again."
+            )
+        return model
+
+    def select(self, *, stream: str | None = None, kind: Kind | None = None) -> tuple[AttentionLayer, ...]:
+        """Return the layers of a stream and kind, in order; None: the default stream, any kind.
+
+        Raises
+        ------
+        NotFoundError
+            When there are none; the streams and kinds that there are are listed.
+
+        """
+        wanted = self.default_stream if stream is None else stream
+        found = [
+            layer
+            for layer in self.layers
+            if (layer.stream == wanted or (stream is None and not wanted)) and (kind is None or layer.kind == kind)
+        ]
+        if not found:
+            there = sorted({f"{layer.stream or '(no name)'} {layer.kind}" for layer in self.layers})
+            raise NotFoundError(
+                f'No layer is of stream "{wanted}"{f" and kind {kind}" if kind else ""}. There are: {", ".join(there)}. '
+                "Pass stream= and kind= from those."
+            )
+        return tuple(found)
+
+    def save(self, path: "str | PathLike[str]") -> None:
+        """Write the maps to a safetensors file; `mmattn.load` reads it back."""
+        from mmattn.schema.store import save
+
+        save(self, path)
+
+    def __repr__(self) -> str:
+        head = f"AttentionMaps: {len(self.layers)} layer(s), {self.sample_count} sample(s) of {self.source.model}"
+        lines = [f"{head}, {self.source.weights}"]
+        if self.source.preprocessing:
+            lines.append(f"  input   {self.source.preprocessing}")
+        shown = self.layers if len(self.layers) <= 8 else (*self.layers[:4], None, *self.layers[-3:])
+        for layer in shown:
+            lines.append("  ..." if layer is None else f"  {layer!r}")
+        errors = [layer.error for layer in self.layers if layer.error is not None]
+        if errors:
+            lines.append(f"  self-check: A V recomputed differs from the model's by at most {max(errors):.1e}")
+        lines.append("  next: mmattn.look(maps), mmattn.rollout(maps), mmattn.head_grid(maps), maps.save(path)")
+        return "\n".join(lines)
+
+
+def keep_weakly(model: nn.Module) -> Callable[[], nn.Module | None]:
+    """Return a reference that does not keep the user's model alive."""
+    return weakref.ref(model)
+
+
+def keep(model: nn.Module) -> Callable[[], nn.Module | None]:
+    """Return a reference that keeps a model that we opened ourselves."""
+    return lambda: model

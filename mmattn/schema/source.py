@@ -1,0 +1,30 @@
+"""Where maps came from: a model, its weights, the adapter and the libraries; for captions and saved files."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """Where maps came from, for captions and saved files.
+
+    Parameters
+    ----------
+    model
+        Class of the model, such as `timm VisionTransformer`.
+    weights
+        Which weights it had: a catalog name, a pretrained tag, or `random or unknown weights`.
+    adapter
+        Entry-point name of the adapter, such as `timm.vit`; empty for a bare capture.
+    versions
+        Library versions that took part.
+    preprocessing
+        One phrase on how the input reached the model, such as `resized to 518 x 518 px`.
+
+    """
+
+    model: str = "unknown model"
+    weights: str = "weights not named"
+    adapter: str = ""
+    versions: Mapping[str, str] = field(default_factory=dict)
+    preprocessing: str = ""

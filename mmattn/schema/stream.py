@@ -1,0 +1,266 @@
+"""Products and statistics of attention, written once, on rows.
+
+    apply(layer, x)            = A x      what each query gathers,            [query, dim]
+    apply_transposed(layer, x) = x^T A    what each key is given,             [key, dim]
+    received(layer)            = 1^T A    attention that each key receives,   [key]
+
+Each runs over blocks of rows; nothing as large as tokens x tokens x heads is ever held. Which
+storage a layer has makes no difference.
+"""
+
+from collections.abc import Iterator, Sequence, Sized
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from mmattn.errors import InputError, ModelError
+from mmattn.schema.layers import AttentionLayer
+from mmattn.schema.weights import Rows, check_range
+
+# Fuse heads by mean, max or min; keep each; one head; the mean of some.
+Heads: TypeAlias = Literal["mean", "max", "min", "each"] | int | Sequence[int]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class RowStatistics:
+    """What can be said of every row.
+
+    Parameters
+    ----------
+    entropy_bits
+        `[head, query]`, of the weights as they stand (mass outside is not counted).
+    largest
+        `[head, query]`, the largest weight.
+    outside
+        `[head, query]`, share that went to no token.
+    empty
+        `[query]`, True where no key was allowed; None where nobody said what was allowed.
+    allowed_count
+        `[query]`, number of keys that any head was allowed; None likewise.
+
+    """
+
+    entropy_bits: Float[Tensor, "head query"]
+    largest: Float[Tensor, "head query"]
+    outside: Float[Tensor, "head query"]
+    empty: Bool[Tensor, " query"] | None
+    allowed_count: Int[Tensor, " query"] | None
+
+
+def apply(layer: AttentionLayer, x: Float[Tensor, "key dim"], *, heads: Heads = "mean") -> Float[Tensor, "..."]:
+    """Return A x, `[query, dim]`; with `heads="each"` `[head, query, dim]`.
+
+    Raises
+    ------
+    InputError
+        When x has not one row for each key.
+
+    Examples
+    --------
+    >>> from mmattn.schema.axes import Positions
+    >>> from mmattn.schema.weights import Blocks, Dense
+    >>> axis = (Positions.count(2),)
+    >>> layer = AttentionLayer(name="a", query=axis, key=axis, heads=1,
+    ...                        storage=(Blocks(source=Dense(weights=torch.eye(2)[None, None])),))
+    >>> apply(layer, torch.tensor([[1.0], [2.0]])).flatten()
+    tensor([1., 2.])
+
+    """
+    _check_side(x, len(layer.key_axis), "key")
+    x = x.to(layer.device)
+    out: Tensor | None = None
+    for rows in _all_rows(layer):
+        weights = _fused_before(rows.weights, heads)
+        x = x.to(weights.dtype)
+        # A key without a token (-1) reads an added row of zeros.
+        values = torch.cat([x, x.new_zeros(1, x.shape[1])])[rows.key[0] if rows.one_block else rows.key]
+        gathered = torch.matmul(weights, values) if rows.one_block else torch.einsum("hrs,rsd->hrd", weights, values)
+        gathered = _fused_after(gathered, heads) * rows.coefficient[None, :, None]
+        out = _zeros(out, gathered, len(layer.query_axis))
+        real = rows.query >= 0
+        out.index_add_(1, rows.query[real], gathered[:, real])
+    return _finish(out, heads, layer.query_axis, x)
+
+
+def apply_transposed(
+    layer: AttentionLayer, x: Float[Tensor, "query dim"], *, heads: Heads = "mean"
+) -> Float[Tensor, "..."]:
+    """Return x^T A, transposed to `[key, dim]`; with `heads="each"` `[head, key, dim]`.
+
+    Where few rows of x are not zero only those rows of A are computed, so that following one
+    class token down from the last layer costs one row.
+    """
+    _check_side(x, len(layer.query_axis), "query")
+    x = x.to(layer.device)
+    wanted = torch.nonzero((x != 0).any(dim=1)).flatten()
+    few = len(wanted) * 4 <= len(x)
+    out: Tensor | None = None
+    for rows in _some_rows(layer, wanted) if few else _all_rows(layer):
+        weights = _fused_before(rows.weights, heads)
+        real = rows.query >= 0
+        given = torch.where(real[:, None], x.to(weights.dtype)[rows.query.clamp(min=0)], 0.0)
+        given = given * rows.coefficient[:, None]
+        count = len(layer.key_axis) + 1  # the last row takes what goes to no token
+        if rows.one_block:
+            sent = _fused_after(torch.matmul(given.T, weights).transpose(1, 2), heads)  # [head, slot, dim]
+            out = _zeros(out, sent, count)
+            out.index_add_(1, _or_last(rows.key[0], count), sent)
+        else:
+            sent = _fused_after(weights[..., None] * given[None, :, None, :], heads)  # [head, row, slot, dim]
+            out = _zeros(out, sent[:, :, 0], count)
+            out.index_add_(1, _or_last(rows.key.reshape(-1), count), sent.flatten(1, 2))
+    out = None if out is None else out[:, :-1]
+    return _finish(out, heads, layer.key_axis, x)
+
+
+def received(layer: AttentionLayer, *, heads: Heads = "mean") -> Float[Tensor, "..."]:
+    """Return the attention that each key receives, summed over all queries: `[key]` or `[head, key]`."""
+    ones = torch.ones(len(layer.query_axis), 1, device=layer.device)
+    return apply_transposed(layer, ones, heads=heads)[..., 0]
+
+
+def rows_of(layer: AttentionLayer, queries: Sequence[int], *, heads: Heads = "mean") -> Float[Tensor, "..."]:
+    """Return the rows of A of some queries: `[n, key]`, or `[head, n, key]` with `heads="each"`."""
+    check_range(queries, len(layer.query_axis), "query")
+    x = torch.zeros(len(layer.query_axis), len(queries), device=layer.device)
+    x[[int(q) % len(layer.query_axis) for q in queries], torch.arange(len(queries))] = 1.0
+    return apply_transposed(layer, x, heads=heads).transpose(-1, -2)
+
+
+def uniform_rows(layer: AttentionLayer, queries: Sequence[int]) -> Float[Tensor, "n key"]:
+    """Return what the layer would give if it looked at all allowed keys alike: 1 / number of allowed keys.
+
+    Heads with different masks are averaged.
+
+    Raises
+    ------
+    ModelError
+        When nobody said which keys were allowed (a softmax that was only seen).
+
+    """
+    check_range(queries, len(layer.query_axis), "query")
+    width = len(layer.key_axis)
+    out = torch.zeros(len(queries), width + 1, device=layer.device)
+    wanted = torch.as_tensor([int(q) % len(layer.query_axis) for q in queries], device=layer.device)
+    for rows in _some_rows(layer, wanted, with_allowed=True):
+        if rows.allowed is None:
+            raise ModelError(
+                f"Layer {layer.name} has no uniform baseline: which keys were allowed is not known. "
+                "The call or the adapter must give a mask. Read this layer without the baseline."
+            )
+        allowed = rows.allowed.to(out.dtype)
+        share = allowed / allowed.sum(dim=-1, keepdim=True).clamp(min=1)
+        share = share.mean(dim=0) * rows.coefficient[:, None].to(out.dtype)
+        full = out.new_zeros(len(rows.query), width + 1)
+        full.scatter_add_(1, _or_last(rows.key, width + 1), share)
+        out += (wanted[:, None] == rows.query[None, :]).to(out.dtype) @ full
+    return out[:, :-1]
+
+
+def statistics(layer: AttentionLayer) -> RowStatistics:
+    """Return entropy, largest weight, mass outside and emptiness of every row.
+
+    Entropy assumes that a pair of query and key stands in one block only, as in windows and in
+    divided space and time; a pair in overlapping blocks is counted in parts.
+    """
+    length, heads = len(layer.query_axis), layer.storage_heads
+    device, known = layer.device, True
+    entropy = torch.zeros(heads, length + 1, device=device)
+    largest, inside, due = torch.zeros_like(entropy), torch.zeros_like(entropy), torch.zeros_like(entropy)
+    count = torch.zeros(length + 1, device=device, dtype=torch.long)
+    for rows in _all_rows(layer, with_allowed=True):
+        query = _or_last(rows.query, length + 1)
+        weights = (rows.weights * rows.coefficient[None, :, None]).float()
+        weights = torch.where(rows.key[None] >= 0, weights, 0.0)
+        entropy.index_add_(1, query, torch.special.entr(weights).sum(-1) / torch.log(weights.new_tensor(2.0)))
+        index = query.expand(heads, -1)
+        peaks = weights.amax(-1) if weights.shape[-1] else weights.sum(-1)
+        largest.scatter_reduce_(1, index, peaks, "amax")
+        inside.index_add_(1, query, weights.sum(-1))
+        due.index_add_(1, query, rows.coefficient.float().expand(heads, -1))
+        if rows.allowed is None:
+            known = False
+        else:
+            real = rows.allowed.any(dim=0) & (rows.key >= 0)
+            count.index_add_(0, query, real.sum(-1))
+    empty = count[:-1] == 0
+    outside = due[:, :-1] - inside[:, :-1]
+    if layer.normalized in ("signed", "none"):
+        outside = torch.zeros_like(outside)
+    if known:
+        outside = torch.where(empty, 0.0, outside)
+    return RowStatistics(
+        entropy_bits=entropy[:, :-1],
+        largest=largest[:, :-1],
+        outside=outside,
+        empty=empty if known else None,
+        allowed_count=count[:-1] if known else None,
+    )
+
+
+def _all_rows(layer: AttentionLayer, *, with_allowed: bool = False) -> Iterator[Rows]:
+    _check_one_sample(layer)
+    for storage in layer.storages:
+        yield from storage.chunks(with_allowed=with_allowed)
+
+
+def _some_rows(layer: AttentionLayer, tokens: Int[Tensor, " n"], *, with_allowed: bool = False) -> Iterator[Rows]:
+    _check_one_sample(layer)
+    for storage in layer.storages:
+        yield from storage.rows_of(tokens, with_allowed=with_allowed)
+
+
+def _check_one_sample(layer: AttentionLayer) -> None:
+    if layer.sample_count > 1:
+        raise InputError(
+            f"Layer {layer.name} holds {layer.sample_count} samples. Products are of one sample. "
+            "Take maps.samples[i], or layer.sample(i)."
+        )
+
+
+def _fused_before(weights: Float[Tensor, "head row slot"], heads: Heads) -> Float[Tensor, "some row slot"]:
+    """Choose heads; max and min are not linear and come before any product."""
+    if heads == "max":
+        return weights.amax(dim=0, keepdim=True)
+    if heads == "min":
+        return weights.amin(dim=0, keepdim=True)
+    if isinstance(heads, str):
+        if heads not in ("mean", "each"):
+            raise InputError(
+                f'Heads cannot be fused by "{heads}". They are fused by mean, max or min, kept with "each", or chosen '
+                'by number. Pass heads="mean" or a head.'
+            )
+        return weights
+    chosen = [heads] if isinstance(heads, int) else list(heads)
+    check_range(chosen, weights.shape[0], "head")
+    return weights[chosen]
+
+
+def _fused_after(product: Float[Tensor, "some ..."], heads: Heads) -> Float[Tensor, "fewer ..."]:
+    """Take the mean over heads after the product, where it costs less."""
+    return product if heads == "each" else product.mean(dim=0, keepdim=True)
+
+
+def _zeros(out: Tensor | None, like: Float[Tensor, "head n dim"], count: int) -> Float[Tensor, "head count dim"]:
+    return like.new_zeros(like.shape[0], count, like.shape[2]) if out is None else out
+
+
+def _or_last(index: Int[Tensor, "..."], count: int) -> Int[Tensor, "..."]:
+    return torch.where(index >= 0, index, count - 1)
+
+
+def _check_side(x: Float[Tensor, "token dim"], length: int, side: str) -> None:
+    if len(x) != length:
+        raise InputError(
+            f"x has {len(x)} rows for {length} tokens of the {side} axis. It must have one row a token. "
+            f"Pass a tensor of shape [{length}, dim]."
+        )
+
+
+def _finish(out: Tensor | None, heads: Heads, axis: Sized, x: Tensor) -> Float[Tensor, "..."]:
+    if out is None:  # no row was needed: everything is zero
+        out = x.new_zeros(1, len(axis), x.shape[1])
+    return out if heads == "each" else out[0]

@@ -1,0 +1,386 @@
+"""Where a layer's weights come from: Blocks (factored or dense) or Edges.
+
+A block is a rectangle of attention: some queries over some keys, all heads. One block is plain
+attention; many are windows, divided space and time, padded graphs, packed sequences, or a batch
+(`sample`). Factored blocks keep q and k and compute weights when asked, so memory stays linear in
+tokens:
+
+    A[q, k] = softmax_k( softcap(scale * q.k) + bias ), forbidden keys left out.
+
+Both storages answer one question, `rows(start, stop)`: query ids, key ids, coefficients and weights
+for a block of rows, never holding more. Analysis never knows which storage it reads.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Float, Int, Shaped
+from torch import Tensor
+
+from mmattn.errors import InputError, NotFoundError
+
+# Weights held at once while streaming: 2^20 numbers stay near the processor's cache.
+CHUNK_WEIGHTS = 1 << 20
+
+Normalized = Literal["over_keys", "over_keys_and_outside", "signed", "none"]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Rows:
+    """Some rows of attention, of either storage.
+
+    Parameters
+    ----------
+    query
+        The token that each row belongs to; -1 for padding. A token may have several rows.
+    key
+        The token of each weight; -1 where it is none (padding, a sink column).
+    coefficient
+        What each row is multiplied with; rows of one query add up.
+    weights
+        As the model had them; 0 in a row without an allowed key under a boolean mask.
+    allowed
+        Keys that the row could attend to; None where nothing is known.
+    one_block
+        All rows share one key list, so that products are plain matrix products.
+
+    """
+
+    query: Int[Tensor, " row"]
+    key: Int[Tensor, "row slot"]
+    coefficient: Float[Tensor, " row"]
+    weights: Float[Tensor, "head row slot"]
+    allowed: Bool[Tensor, "#head row slot"] | None
+    one_block: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Factored:
+    """q and k as the kernel got them, and what it did with them.
+
+    Parameters
+    ----------
+    q, k
+        `k` may have fewer heads (grouped queries): query head h reads key head h // (heads / key heads).
+    scale
+        What q.k is multiplied with.
+    mask
+        True where a query may attend to a key.
+    bias
+        Added to the logits. At or below half of its dtype's minimum a key counts as forbidden.
+    causal
+        Query i sees keys 0 to i (aligned at the top left, as in torch).
+    softcap
+        Logits become `softcap * tanh(logits / softcap)` before bias and masks.
+
+    """
+
+    q: Float[Tensor, "block head query dim"]
+    k: Float[Tensor, "block kv_head key dim"]
+    scale: float
+    mask: Bool[Tensor, "#block #head #query #key"] | None = None
+    bias: Float[Tensor, "#block #head #query #key"] | None = None
+    causal: bool = False
+    softcap: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.q.shape[1] % self.k.shape[1]:
+            raise InputError(
+                f"{self.q.shape[1]} query heads cannot share {self.k.shape[1]} key heads. The number of query heads "
+                "is a multiple of the number of key heads. Check the heads of the call."
+            )
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """Numbers of blocks, heads, queries and keys."""
+        return self.q.shape[0], self.q.shape[1], self.q.shape[2], self.k.shape[2]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the tensors live."""
+        return self.q.device
+
+    def values(self, blocks: slice, queries: slice | Int[Tensor, " n"]) -> Float[Tensor, "block head query key"]:
+        """Compute the weights of some queries of some blocks, in float32 or better."""
+        dtype = torch.promote_types(self.q.dtype, torch.float32)
+        q, k = self.q[blocks][:, :, queries].to(dtype), self.k[blocks].to(dtype)
+        count, heads, rows, dim = q.shape
+        groups = k.shape[1]
+        # Scaling q, not the logits, saves a pass over the larger array and moves them by rounding only.
+        grouped = (q * self.scale).reshape(count, groups, heads // groups * rows, dim)
+        logits = torch.matmul(grouped, k.transpose(-1, -2)).view(count, heads, rows, k.shape[2])
+        if self.softcap is not None:
+            logits = self.softcap * torch.tanh(logits / self.softcap)
+        if self.bias is not None:
+            logits = logits + _part(self.bias, blocks, queries).to(dtype)
+        allowed = self._boolean(blocks, queries)
+        if allowed is None:
+            return torch.softmax(logits, dim=-1)
+        weights = torch.softmax(logits.masked_fill(~allowed, -math.inf), dim=-1)
+        return torch.where(allowed.any(dim=-1, keepdim=True), weights, 0.0)
+
+    def allowed(
+        self, blocks: slice, queries: slice | Int[Tensor, " n"]
+    ) -> Bool[Tensor, "block #head query key"] | None:
+        """Return which keys may be attended to; everything where neither mask nor bias nor causality says no."""
+        count = self.q[blocks].shape[0]
+        rows = self.q[:1, :1, queries].shape[2]
+        allowed = torch.ones(count, 1, rows, self.k.shape[2], dtype=torch.bool, device=self.device)
+        boolean = self._boolean(blocks, queries)
+        if boolean is not None:
+            allowed = allowed & boolean
+        if self.bias is not None:
+            bias = _part(self.bias, blocks, queries)
+            allowed = allowed & (bias > torch.finfo(self.bias.dtype).min / 2)
+        return allowed
+
+    def _boolean(self, blocks: slice, queries: slice | Int[Tensor, " n"]) -> Bool[Tensor, "..."] | None:
+        allowed = None if self.mask is None else _part(self.mask, blocks, queries)
+        minus_infinite = None
+        if self.bias is not None:  # -inf is no number to add: a row of nothing else would become NaN
+            minus_infinite = ~torch.isneginf(_part(self.bias, blocks, queries))
+        if self.causal:
+            index = torch.arange(self.q.shape[2], device=self.device)[queries]
+            causal = torch.arange(self.k.shape[2], device=self.device)[None, :] <= index[:, None]
+            allowed = causal[None, None] if allowed is None else allowed & causal
+        if minus_infinite is not None and (allowed is not None or not bool(minus_infinite.all())):
+            allowed = minus_infinite if allowed is None else allowed & minus_infinite
+        return allowed
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Dense:
+    """Weights that were seen or given, and which keys were allowed if that is known."""
+
+    weights: Float[Tensor, "block head query key"]
+    mask: Bool[Tensor, "#block #head #query #key"] | None = None
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """Numbers of blocks, heads, queries and keys."""
+        block, head, query, key = self.weights.shape
+        return block, head, query, key
+
+    @property
+    def device(self) -> torch.device:
+        """Where the tensors live."""
+        return self.weights.device
+
+    def values(self, blocks: slice, queries: slice | Int[Tensor, " n"]) -> Float[Tensor, "block head query key"]:
+        """Return the weights of some queries of some blocks, in float32 or better."""
+        chosen = self.weights[blocks][:, :, queries]
+        return chosen.to(torch.promote_types(chosen.dtype, torch.float32))
+
+    def allowed(
+        self, blocks: slice, queries: slice | Int[Tensor, " n"]
+    ) -> Bool[Tensor, "block #head query key"] | None:
+        """Return which keys may be attended to, or None where nobody said."""
+        if self.mask is None:
+            return None
+        count, _, rows, keys = self.weights[blocks][:, :, queries].shape
+        part = _part(self.mask, blocks, queries)
+        return part.expand(count, part.shape[1], rows, keys)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Blocks:
+    """Rectangles of attention over parts of the axes.
+
+    Parameters
+    ----------
+    source
+        Factored or dense weights, `[block, head, query, key]`.
+    sample
+        Which sample each block belongs to; None: all to sample 0.
+    query_index, key_index
+        Which position of the axis each query and key of a block is, -1 for padding; None: position
+        i is token i. What a row gives to a key of index -1 is `outside`.
+    coefficient
+        For a query that stands in several blocks: what each of its rows counts; None: 1.
+
+    Examples
+    --------
+    >>> q = k = torch.zeros(1, 2, 4, 8)
+    >>> Blocks(source=Factored(q=q, k=k, scale=1.0)).weights().shape
+    torch.Size([1, 2, 4, 4])
+
+    """
+
+    source: Factored | Dense
+    sample: Int[Tensor, " block"] | None = None
+    query_index: Int[Tensor, "block query"] | None = None
+    key_index: Int[Tensor, "block key"] | None = None
+    coefficient: Float[Tensor, "block query"] | None = None
+
+    def __post_init__(self) -> None:
+        block, _, query, key = self.source.shape
+        given: dict[str, tuple[Tensor | None, tuple[int, ...]]] = {
+            "sample": (self.sample, (block,)),
+            "query_index": (self.query_index, (block, query)),
+            "key_index": (self.key_index, (block, key)),
+            "coefficient": (self.coefficient, (block, query)),
+        }
+        for name, (tensor, shape) in given.items():
+            if tensor is not None and tuple(tensor.shape) != shape:
+                raise InputError(
+                    f"{name} has shape {tuple(tensor.shape)} for weights of {block} blocks, {query} queries and {key} "
+                    f"keys. It must have shape {shape}. Index every block of the weights."
+                )
+
+    @property
+    def head_count(self) -> int:
+        """Number of heads."""
+        return self.source.shape[1]
+
+    @property
+    def row_count(self) -> int:
+        """Number of rows: blocks times queries."""
+        return self.source.shape[0] * self.source.shape[2]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the tensors live."""
+        return self.source.device
+
+    def weights(
+        self, *, heads: Sequence[int] | None = None, queries: Sequence[int] | None = None
+    ) -> Float[Tensor, "block head query key"]:
+        """Return the weights as they stand in the blocks; `heads` and `queries` (of a block) choose some."""
+        check_range(heads, self.head_count, "head")
+        check_range(queries, self.source.shape[2], "query of a block")
+        chosen = slice(None) if queries is None else torch.as_tensor(list(queries), device=self.device)
+        values = self.source.values(slice(None), chosen)
+        return values if heads is None else values[:, list(heads)]
+
+    def rows(self, start: int, stop: int, *, with_allowed: bool = False) -> Rows:
+        """Return rows `start` to `stop` (block by block, query by query), never computing more."""
+        queries = self.source.shape[2]
+        start, stop = max(0, start), min(stop, self.row_count)
+        parts, at = [], start
+        while at < stop:
+            block, first = divmod(at, queries)
+            if first == 0 and stop - at >= queries:  # whole blocks at once
+                last = stop // queries
+                parts.append(self._part(slice(block, last), slice(0, queries), with_allowed))
+                at = last * queries
+            else:
+                end = min(queries, first + stop - at)
+                parts.append(self._part(slice(block, block + 1), slice(first, end), with_allowed))
+                at += end - first
+        return _concatenate(parts) if len(parts) != 1 else parts[0]
+
+    def chunks(self, *, with_allowed: bool = False, limit: int = CHUNK_WEIGHTS) -> Iterator[Rows]:
+        """Yield all rows, about `limit` weights at a time."""
+        _blocks, heads, queries, keys = self.source.shape
+        row = max(1, heads * keys)
+        step = max(1, limit // max(1, row * queries)) * queries if row * queries <= limit else max(1, limit // row)
+        for block_start in range(0, self.row_count, max(step, queries)):
+            block_stop = min(self.row_count, block_start + max(step, queries))
+            for start in range(block_start, block_stop, step):
+                yield self.rows(start, min(start + step, block_stop), with_allowed=with_allowed)
+
+    def rows_of(self, tokens: Int[Tensor, " n"], *, with_allowed: bool = False) -> Iterator[Rows]:
+        """Yield all rows that belong to some tokens of the query axis, a block at a time."""
+        if self.query_index is None:
+            wanted = tokens.to(self.device)
+            for block in range(self.source.shape[0]):
+                yield self._part(slice(block, block + 1), wanted, with_allowed)
+            return
+        member = torch.isin(self.query_index, tokens.to(self.query_index.device))
+        for block in torch.nonzero(member.any(dim=1)).flatten().tolist():
+            yield self._part(slice(block, block + 1), torch.nonzero(member[block]).flatten(), with_allowed)
+
+    def of_sample(self, sample: int) -> "Blocks | None":
+        """Return the blocks of one sample, sharing memory where they stand together; None if there are none."""
+        if self.sample is None:
+            return self if sample == 0 else None
+        found = torch.nonzero(self.sample == sample).flatten()
+        if not len(found):
+            return None
+        first, last = int(found[0]), int(found[-1]) + 1
+        chosen: slice | Tensor = slice(first, last) if last - first == len(found) else found
+        return Blocks(
+            source=_choose_blocks(self.source, chosen),
+            query_index=None if self.query_index is None else self.query_index[chosen],
+            key_index=None if self.key_index is None else self.key_index[chosen],
+            coefficient=None if self.coefficient is None else self.coefficient[chosen],
+        )
+
+    def _part(self, blocks: slice, queries: slice | Int[Tensor, " n"], with_allowed: bool) -> Rows:
+        weights = self.source.values(blocks, queries)
+        count, heads, rows, keys = weights.shape
+        device = weights.device
+        if self.query_index is None:
+            query = torch.arange(self.source.shape[2], device=device)[queries].expand(count, rows)
+        else:
+            query = self.query_index[blocks][:, queries]
+        if self.key_index is None:
+            key = torch.arange(keys, device=device).expand(count, keys)
+        else:
+            key = self.key_index[blocks]
+        if self.coefficient is None:
+            coefficient = torch.ones(1, dtype=weights.dtype, device=device).expand(count, rows)
+        else:
+            coefficient = self.coefficient[blocks][:, queries].to(weights.dtype)
+        allowed = self.source.allowed(blocks, queries) if with_allowed else None
+        one_block = count == 1 or self.key_index is None
+        return Rows(
+            query=query.reshape(-1),
+            key=key[0].expand(count * rows, keys)
+            if one_block
+            else key[:, None, :].expand(count, rows, keys).reshape(-1, keys),
+            coefficient=coefficient.reshape(-1),
+            weights=weights.transpose(0, 1).reshape(heads, count * rows, keys),
+            allowed=None if allowed is None else allowed.transpose(0, 1).reshape(-1, count * rows, keys),
+            one_block=one_block,
+        )
+
+
+def _part(
+    tensor: Shaped[Tensor, "a b c d"], blocks: slice, queries: slice | Int[Tensor, " n"]
+) -> Shaped[Tensor, "..."]:
+    """Choose blocks and queries of a tensor that may be broadcast over either."""
+    chosen = tensor if tensor.shape[0] == 1 else tensor[blocks]
+    return chosen if chosen.shape[2] == 1 else chosen[:, :, queries]
+
+
+def _choose_blocks(source: Factored | Dense, chosen: slice | Tensor) -> Factored | Dense:
+    def some(tensor: Tensor | None) -> Tensor | None:
+        return tensor if tensor is None or tensor.shape[0] == 1 < source.shape[0] else tensor[chosen]
+
+    if isinstance(source, Dense):
+        return Dense(weights=source.weights[chosen], mask=some(source.mask))
+    return Factored(
+        q=source.q[chosen],
+        k=source.k[chosen],
+        scale=source.scale,
+        mask=some(source.mask),
+        bias=some(source.bias),
+        causal=source.causal,
+        softcap=source.softcap,
+    )
+
+
+def _concatenate(parts: list[Rows]) -> Rows:
+    if not parts:
+        raise InputError("No rows were asked for: start must lie before stop. Pass a range that holds a row.")
+    allowed = [part.allowed for part in parts]
+    return Rows(
+        query=torch.cat([part.query for part in parts]),
+        key=torch.cat([part.key for part in parts]),
+        coefficient=torch.cat([part.coefficient for part in parts]),
+        weights=torch.cat([part.weights for part in parts], dim=1),
+        allowed=None if any(a is None for a in allowed) else torch.cat([a for a in allowed if a is not None], dim=1),
+    )
+
+
+def check_range(chosen: Sequence[int] | None, count: int, noun: str) -> None:
+    """Raise when one of the chosen heads or queries is not there."""
+    for index in chosen or ():
+        if not -count <= index < count:
+            raise NotFoundError(
+                f"There is no {noun} {index}: there are {count}, 0 to {count - 1}. Pass a number in that range."
+            )
