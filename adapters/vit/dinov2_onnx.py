@@ -66,6 +66,7 @@ def as_safetensors(source: Path) -> Path:
         `source` is no ONNX export of DINOv2.
     OutputError
         The folder cannot be written.
+
     """
     from safetensors.torch import save
 
@@ -100,6 +101,7 @@ def state_dict(source: Path) -> dict[str, Tensor]:
     >>> state_dict(Path("vit.onnx"))
     Traceback (most recent call last):
     mmattn.errors.FormatError: vit.onnx cannot be read: No such file or directory. ...
+
     """
     graph = _graph(source)
     named = {tensor.name: _array(tensor, source) for tensor in graph.initializer if not _is_shape(tensor)}
