@@ -146,7 +146,7 @@ class Edges:
         real = slot[None, :] < degree[:, None]
         edge = torch.where(real, self._start[tokens][:, None] + slot, 0)
         dtype = torch.promote_types(self.values.dtype, torch.float32)
-        weights = torch.where(real, self.values[:, edge.flatten()].view(-1, *edge.shape).to(dtype), 0.0)
+        weights = torch.where(real, self.values[:, edge.flatten()].view(self.head_count, *edge.shape).to(dtype), 0.0)
         return Rows(
             query=tokens,
             key=torch.where(real, self.key[edge.flatten()].view(edge.shape), -1),

@@ -167,9 +167,10 @@ class AttentionLayer:
             )
         check_range(heads, self.storage_heads, "head")
         check_range(queries, len(self.query_axis), "query")
-        asked = range(len(self.query_axis)) if queries is None else [int(q) % len(self.query_axis) for q in queries]
-        wanted = torch.as_tensor(list(asked), dtype=torch.long, device=self.device)
-        slot_of = torch.full((len(self.query_axis) + 1,), -1, dtype=torch.long, device=self.device)
+        length = len(self.query_axis)
+        asked = torch.tensor(list(range(length)) if queries is None else [int(q) % length for q in queries]).long()
+        wanted, where = torch.unique(asked.to(self.device), return_inverse=True)  # a query may be asked for twice
+        slot_of = torch.full((length + 1,), -1, dtype=torch.long, device=self.device)
         slot_of[wanted] = torch.arange(len(wanted), device=self.device)
         width = len(self.key_axis) + 1  # the last column takes what goes to no token
         out: Tensor | None = None
@@ -186,9 +187,7 @@ class AttentionLayer:
                 out.view(out.shape[0], -1).index_add_(1, flat, weights[:, real].flatten(1))
         if out is None:
             out = torch.zeros(self.storage_heads if heads is None else len(heads), len(wanted), width)
-        if queries is not None and len(set(asked)) < len(wanted):  # a query asked for twice
-            out = out[:, slot_of[wanted]]
-        return out[..., :-1]
+        return out[:, where, :-1]
 
     def __repr__(self) -> str:
         shape = f"{_axes(self.query)} -> {_axes(self.key)}"

@@ -134,11 +134,9 @@ class AttentionMaps:
             if (layer.stream == wanted or (stream is None and not wanted)) and (kind is None or layer.kind == kind)
         ]
         if not found:
-            there = sorted({f"{layer.stream or '(no name)'} {layer.kind}" for layer in self.layers})
-            raise NotFoundError(
-                f'No layer is of stream "{wanted}"{f" and kind {kind}" if kind else ""}. There are: {", ".join(there)}. '
-                "Pass stream= and kind= from those."
-            )
+            asked = f'stream "{wanted}"' + (f" and kind {kind}" if kind else "")
+            there = ", ".join(sorted({f"{layer.stream or '(no name)'} {layer.kind}" for layer in self.layers}))
+            raise NotFoundError(f"No layer is of {asked}. There are: {there}. Pass stream= and kind= from those.")
         return tuple(found)
 
     def save(self, path: "str | PathLike[str]") -> None:

@@ -10,7 +10,7 @@ storage a layer has makes no difference.
 
 from collections.abc import Iterator, Sequence, Sized
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import TypeAlias
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -21,7 +21,7 @@ from mmattn.schema.layers import AttentionLayer
 from mmattn.schema.weights import Rows, check_range
 
 # Fuse heads by mean, max or min; keep each; one head; the mean of some.
-Heads: TypeAlias = Literal["mean", "max", "min", "each"] | int | Sequence[int]
+Heads: TypeAlias = str | int | Sequence[int]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -110,8 +110,9 @@ def apply_transposed(
             out.index_add_(1, _or_last(rows.key[0], count), sent)
         else:
             sent = _fused_after(weights[..., None] * given[None, :, None, :], heads)  # [head, row, slot, dim]
-            out = _zeros(out, sent[:, :, 0], count)
-            out.index_add_(1, _or_last(rows.key.reshape(-1), count), sent.flatten(1, 2))
+            sent = sent.flatten(1, 2)
+            out = _zeros(out, sent, count)
+            out.index_add_(1, _or_last(rows.key.reshape(-1), count), sent)
     out = None if out is None else out[:, :-1]
     return _finish(out, heads, layer.key_axis, x)
 
@@ -235,6 +236,8 @@ def _fused_before(weights: Float[Tensor, "head row slot"], heads: Heads) -> Floa
             )
         return weights
     chosen = [heads] if isinstance(heads, int) else list(heads)
+    if not chosen:
+        raise InputError('No head was chosen: heads=[] is empty. Pass at least one head, or heads="mean".')
     check_range(chosen, weights.shape[0], "head")
     return weights[chosen]
 

@@ -270,17 +270,21 @@ class Blocks:
                 end = min(queries, first + stop - at)
                 parts.append(self._part(slice(block, block + 1), slice(first, end), with_allowed))
                 at += end - first
-        return _concatenate(parts) if len(parts) != 1 else parts[0]
+        if not parts:
+            return self._part(slice(0, 1), slice(0, 0), with_allowed)
+        return parts[0] if len(parts) == 1 else _concatenate(parts)
 
     def chunks(self, *, with_allowed: bool = False, limit: int = CHUNK_WEIGHTS) -> Iterator[Rows]:
         """Yield all rows, about `limit` weights at a time."""
-        _blocks, heads, queries, keys = self.source.shape
+        _, heads, queries, keys = self.source.shape
         row = max(1, heads * keys)
-        step = max(1, limit // max(1, row * queries)) * queries if row * queries <= limit else max(1, limit // row)
-        for block_start in range(0, self.row_count, max(step, queries)):
-            block_stop = min(self.row_count, block_start + max(step, queries))
-            for start in range(block_start, block_stop, step):
-                yield self.rows(start, min(start + step, block_stop), with_allowed=with_allowed)
+        whole_blocks = limit // max(1, row * queries)
+        step = whole_blocks * queries if whole_blocks else max(1, limit // row)
+        section = max(step, queries)  # a chunk is whole blocks, or lies inside one
+        for section_start in range(0, self.row_count, max(1, section)):
+            section_stop = min(self.row_count, section_start + section)
+            for start in range(section_start, section_stop, step):
+                yield self.rows(start, min(start + step, section_stop), with_allowed=with_allowed)
 
     def rows_of(self, tokens: Int[Tensor, " n"], *, with_allowed: bool = False) -> Iterator[Rows]:
         """Yield all rows that belong to some tokens of the query axis, a block at a time."""
@@ -365,8 +369,6 @@ def _choose_blocks(source: Factored | Dense, chosen: slice | Tensor) -> Factored
 
 
 def _concatenate(parts: list[Rows]) -> Rows:
-    if not parts:
-        raise InputError("No rows were asked for: start must lie before stop. Pass a range that holds a row.")
     allowed = [part.allowed for part in parts]
     return Rows(
         query=torch.cat([part.query for part in parts]),
