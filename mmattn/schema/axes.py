@@ -2,18 +2,40 @@
 
 | axis | a place is | file |
 |---|---|---|
-| PatchGrid, TubeletGrid, SpectrogramGrid | a box; a box and a time span; a time span and a band | `grids.py`, `tubelets.py` |
-| Timeline, Tokens | a span of seconds; a span of characters | `sequences.py` |
+| PatchGrid | a box in pixels | `grids.py` |
+| TubeletGrid | a box and a time span | `tubelets.py` |
+| SpectrogramGrid | a time span and a band | `spectrograms.py` |
+| Timeline | a span of seconds | `timelines.py` |
+| Tokens | a span of characters | `tokens.py` |
 | Nodes, Slots, Positions | a node id; the slot's number; the index | `sets.py` |
 | Joined | its part's place | `joined.py` |
 
-Plug-ins add adapters, not axes.
+The first five stand on a lattice (`lattices.py`). Plug-ins add adapters, not axes.
 """
 
 from mmattn.schema.grids import PatchGrid
+from mmattn.schema.joined import Joined, Part
 from mmattn.schema.places import AxisBase, Place
-from mmattn.schema.sets import Positions, Slots
+from mmattn.schema.sets import Nodes, Positions, Slots
+from mmattn.schema.spectrograms import SpectrogramGrid
+from mmattn.schema.timelines import Timeline
+from mmattn.schema.tokens import Tokens
+from mmattn.schema.tubelets import TubeletGrid
 
-Axis = PatchGrid | Slots | Positions
+Axis = PatchGrid | TubeletGrid | SpectrogramGrid | Timeline | Tokens | Nodes | Slots | Positions | Joined
 
-__all__ = ["Axis", "AxisBase", "PatchGrid", "Place", "Positions", "Slots"]
+__all__ = [
+    "Axis",
+    "AxisBase",
+    "Joined",
+    "Nodes",
+    "Part",
+    "PatchGrid",
+    "Place",
+    "Positions",
+    "Slots",
+    "SpectrogramGrid",
+    "Timeline",
+    "Tokens",
+    "TubeletGrid",
+]

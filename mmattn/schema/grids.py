@@ -1,17 +1,19 @@
-"""Axes whose tokens are cells of a grid laid over the input: patches of a picture.
+"""Axes whose tokens are cells of a grid laid over a picture: patches.
 
 The grid lives in the coordinates of what the model was given (model pixels); one affine takes
 those back to the user's original picture, through crop, pad, resize and rotation. Nothing after
 the adapter guesses a grid, a stride or a number of special tokens.
 """
 
-from dataclasses import dataclass, field
-from typing import ClassVar
+from dataclasses import dataclass
+from functools import cached_property
+from typing import ClassVar, SupportsIndex
 
 import numpy as np
 from jaxtyping import Float, Int
 
 from mmattn.errors import InputError, PlaceError
+from mmattn.schema.lattices import Lattice, plane, token_of_cell
 from mmattn.schema.places import AxisBase
 
 Box = tuple[float, float, float, float]
@@ -30,7 +32,8 @@ class PatchGrid(AxisBase):
     size_px
         Width and height of the user's original picture.
     to_input
-        `[2, 3]`: model pixels (x, y, 1) to pixels of the original picture.
+        `[2, 3]`: model pixels (x, y, 1) to pixels of the original picture. It may scale, shift,
+        flip and turn by right angles; what turns otherwise has no boxes and is refused.
     cells
         For each token the cell it stands for, `row * cols + col`; -1 for special tokens. A cell
         may be missing (masked or dropped patches), never there twice.
@@ -40,9 +43,11 @@ class PatchGrid(AxisBase):
     >>> grid = PatchGrid.plain(rows=14, cols=14, patch_px=(16, 16), size_px=(448, 448), special=("cls",))
     >>> len(grid), grid.place(1), grid.token_at((40.0, 0.0))
     (197, (0.0, 0.0, 32.0, 32.0), 2)
+
     """
 
     noun: ClassVar[str] = "the picture"
+    point_size: ClassVar[int] = 2
 
     rows: int
     cols: int
@@ -50,29 +55,10 @@ class PatchGrid(AxisBase):
     size_px: tuple[int, int]
     to_input: Float[np.ndarray, "2 3"]
     cells: Int[np.ndarray, " token"]
-    _token_of_cell: Int[np.ndarray, " cell"] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        content = np.asarray(self.roles, dtype=object) == "content"
-        if len(self.cells) != len(self.roles) or not np.array_equal(content, self.cells >= 0):
-            raise InputError(
-                f"{len(self.roles)} roles and {len(self.cells)} cells do not agree. Every content token has one "
-                "cell and every special token has cell -1. Build the axis from the model's own token order."
-            )
-        token_of_cell = np.full(self.rows * self.cols, -1, dtype=np.int64)
-        placed = self.cells[content]
-        if placed.size and (placed.max() >= len(token_of_cell) or len(np.unique(placed)) != placed.size):
-            raise InputError(
-                f"Cells of a {self.rows} x {self.cols} grid lie in 0 to {len(token_of_cell) - 1}, each at most once; "
-                f"given are {placed.size} cells up to {int(placed.max())}. Check the grid of the model."
-            )
-        token_of_cell[placed] = np.flatnonzero(content)
-        object.__setattr__(self, "_token_of_cell", token_of_cell)
-        if abs(np.linalg.det(self.to_input[:, :2])) < 1e-12:
-            raise InputError(
-                f"The affine {self.to_input.tolist()} cannot be inverted. It takes model pixels to pixels of the "
-                "original. Check the resize that it was built from."
-            )
+        check_plane(rows=self.rows, cols=self.cols, patch_px=self.patch_px, size_px=self.size_px)
+        _ = self.lattice  # built now, so that a wrong grid is refused where it is made
 
     @classmethod
     def plain(
@@ -87,89 +73,99 @@ class PatchGrid(AxisBase):
     ) -> "PatchGrid":
         """Return row-major patches behind the `special` tokens; without `to_input` the grid fills the picture."""
         if to_input is None:
-            to_input = np.array(
-                [[size_px[0] / (cols * patch_px[0]), 0.0, 0.0], [0.0, size_px[1] / (rows * patch_px[1]), 0.0]]
-            )
+            to_input = filling(rows=rows, cols=cols, patch_px=patch_px, size_px=size_px)
         cells = np.concatenate([np.full(len(special), -1), np.arange(rows * cols)]).astype(np.int64)
         roles = special + ("content",) * (rows * cols)
         return cls(
             rows=rows, cols=cols, patch_px=patch_px, size_px=size_px, to_input=to_input, cells=cells, roles=roles
         )
 
-    @property
+    @cached_property
+    def lattice(self) -> Lattice:
+        """The cells as intervals of x and of y in the original picture."""
+        tokens = token_of_cell(roles=self.roles, cells=self.cells, shape=(self.rows, self.cols))
+        x, y, tokens = plane(tokens, patch_px=self.patch_px, to_input=self.to_input)
+        return Lattice(dims=("x", "y"), intervals=(x, y), tokens=tokens)
+
+    @cached_property
     def content(self) -> Int[np.ndarray, " content"]:
-        """Indices of the tokens with a place, row by row."""
-        return self._token_of_cell[self._token_of_cell >= 0]
+        """Indices of the tokens with a place, row by row as the model has them."""
+        tokens = np.flatnonzero(self.cells >= 0)
+        return tokens[np.argsort(self.cells[tokens], kind="stable")]
 
     def places(self) -> Float[np.ndarray, "content 4"]:
         """Return the boxes (x0, y0, x1, y1) of all content tokens, in the order of `content`."""
-        return self._boxes(self.cells[self.content])
+        return self.lattice.bounds(self.content).transpose(0, 2, 1).reshape(-1, 4)
 
-    def place(self, token: int) -> Box:
+    def place(self, token: SupportsIndex) -> Box:
         """Return the box (x0, y0, x1, y1) of a patch in pixels of the original picture."""
-        cell = self.cells[self._content_token(token)]
-        x0, y0, x1, y1 = self._boxes(np.array([cell]))[0].tolist()
+        (x0, x1), (y0, y1) = self.lattice.bounds(np.array([self._content_token(token)]))[0].tolist()
         return (x0, y0, x1, y1)
 
     def token_at(self, point: tuple[float, float]) -> int:
         """Return the patch whose half-open cell holds (x, y), in pixels of the original picture."""
-        linear, shift = self.to_input[:, :2], self.to_input[:, 2]
-        x, y = np.linalg.solve(linear, np.asarray(point, dtype=np.float64) - shift) / np.asarray(self.patch_px)
-        # Undo float error of the inverse: a point on a cell's left edge belongs to that cell.
-        col, row = (int(np.floor(v + 1e-9 * max(1.0, abs(v)))) for v in (x, y))
-        token = self._token_of_cell[row * self.cols + col] if 0 <= row < self.rows and 0 <= col < self.cols else -1
+        token = self.lattice.token_at(point)
         if token < 0:
-            x0, y0, x1, y1 = (round(float(v), 1) for v in self.seen_box())
+            x0, y0, x1, y1 = (round(v, 1) for v in self.seen_box())
             raise PlaceError(
                 f"The model did not see the point ({point[0]:g}, {point[1]:g}) of the {self.size_px[0]} x "
-                f"{self.size_px[1]} px picture. It saw x from {x0} to {x1} and y from {y0} to {y1}. "
-                "Pass a point inside, or a transform that does not crop."
+                f"{self.size_px[1]} px picture. It saw x from {x0} to {x1} and y from {y0} to {y1}"
+                + (", less the patches that were dropped. " if len(self.content) < self.rows * self.cols else ". ")
+                + "Pass a point inside, or a transform that does not crop."
             )
-        return int(token)
+        return token
 
     def tokens_in(self, place: Box) -> Int[np.ndarray, " found"]:
         """Return the patches whose centre lies in a box (x0, y0, x1, y1); if none does, the one at its centre."""
-        boxes = self.places()
-        centers = (boxes[:, :2] + boxes[:, 2:]) / 2
         x0, y0, x1, y1 = place
-        inside = (centers[:, 0] >= x0) & (centers[:, 0] < x1) & (centers[:, 1] >= y0) & (centers[:, 1] < y1)
-        if inside.any():
-            return self.content[inside]
-        return np.array([self.token_at(((x0 + x1) / 2, (y0 + y1) / 2))])
+        found = self.lattice.tokens_in((x0, y0), (x1, y1))
+        return found if len(found) else np.array([self.token_at(((x0 + x1) / 2, (y0 + y1) / 2))])
 
     def seen_box(self) -> Box:
         """Return the part of the original picture that the grid covers, clipped to the picture."""
-        corners = self._to_input(
-            np.array([[0.0, 0.0], [self.cols * self.patch_px[0], self.rows * self.patch_px[1]]])
-        )
-        low, high = corners.min(axis=0), corners.max(axis=0)
-        width, height = self.size_px
-        return (
-            float(np.clip(low[0], 0, width)),
-            float(np.clip(low[1], 0, height)),
-            float(np.clip(high[0], 0, width)),
-            float(np.clip(high[1], 0, height)),
-        )
+        return clipped_extent(self.lattice, size_px=self.size_px)
 
     def grid(self, values: Float[np.ndarray, " token"]) -> Float[np.ndarray, "row col"]:
         """Return one value a token as a picture of the grid, in model orientation; NaN where no token stands."""
-        cells = np.full(self.rows * self.cols, np.nan)
-        cells[self.cells[self.content]] = values[self.content]
-        return cells.reshape(self.rows, self.cols)
-
-    def _boxes(self, cells: Int[np.ndarray, " n"]) -> Float[np.ndarray, "n 4"]:
-        low = np.stack([cells % self.cols, cells // self.cols], axis=1) * np.asarray(self.patch_px)
-        one = self._to_input(low)
-        two = self._to_input(low + np.asarray(self.patch_px))
-        return np.concatenate([np.minimum(one, two), np.maximum(one, two)], axis=1)
-
-    def _to_input(self, points: Float[np.ndarray, "n 2"]) -> Float[np.ndarray, "n 2"]:
-        return points @ self.to_input[:, :2].T + self.to_input[:, 2]
+        return scattered(values, cells=self.cells, shape=(self.rows, self.cols))
 
     def __repr__(self) -> str:
-        special = ", ".join(f"{len(tokens)} {role}" for role, tokens in self.special().items())
-        return (
-            f"PatchGrid({self.rows} x {self.cols} patches on {self.size_px[0]} x {self.size_px[1]} px"
-            + (f", {special}" if special else "")
-            + ")"
+        return self._one_line(f"{self.rows} x {self.cols} patches on {self.size_px[0]} x {self.size_px[1]} px")
+
+
+def scattered(
+    values: Float[np.ndarray, " token"], *, cells: Int[np.ndarray, " token"], shape: tuple[int, ...]
+) -> Float[np.ndarray, "..."]:
+    """Return one value a token at its cell of a grid; NaN where no token stands."""
+    grid = np.full(int(np.prod(shape)), np.nan)
+    grid[cells[cells >= 0]] = values[cells >= 0]
+    return grid.reshape(shape)
+
+
+def filling(
+    *, rows: int, cols: int, patch_px: tuple[float, float], size_px: tuple[int, int]
+) -> Float[np.ndarray, "2 3"]:
+    """Return the affine by which a grid fills the whole picture."""
+    x, y = size_px[0] / (cols * patch_px[0]), size_px[1] / (rows * patch_px[1])
+    return np.array([[x, 0.0, 0.0], [0.0, y, 0.0]])
+
+
+def clipped_extent(lattice: Lattice, *, size_px: tuple[int, int]) -> Box:
+    """Return the box that the x and y of a lattice cover, clipped to the picture."""
+    (x0, x1), (y0, y1) = lattice.extent()[:2]
+    width, height = size_px
+    return (
+        float(np.clip(x0, 0, width)),
+        float(np.clip(y0, 0, height)),
+        float(np.clip(x1, 0, width)),
+        float(np.clip(y1, 0, height)),
+    )
+
+
+def check_plane(*, rows: int, cols: int, patch_px: tuple[float, float], size_px: tuple[int, int]) -> None:
+    """Refuse a grid without cells, patches without extent, a picture without pixels."""
+    if min(rows, cols) < 1 or not min(patch_px) > 0 or min(size_px) < 1:
+        raise InputError(
+            f"A grid of {rows} x {cols} patches of {patch_px[0]:g} x {patch_px[1]:g} px on a picture of "
+            f"{size_px[0]} x {size_px[1]} px has no cells. All of these are positive. Check the model's patch size."
         )

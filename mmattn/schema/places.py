@@ -6,8 +6,10 @@ the token's own cell (its stride, not its receptive field), cells never overlap,
 have a place.
 """
 
+import operator
 from dataclasses import dataclass, fields
-from typing import ClassVar, TypeAlias
+from functools import cached_property
+from typing import ClassVar, SupportsIndex, TypeAlias
 
 import numpy as np
 from jaxtyping import Int
@@ -27,9 +29,11 @@ class AxisBase:
     roles
         One word a token: `content`, `cls`, `register`, `distillation`, `bos`, `eos`, `sep`,
         `pad`, `newline`, ... Only `content` is ever drawn as content.
+
     """
 
     noun: ClassVar[str] = "the input"
+    point_size: ClassVar[int] = 1
     roles: tuple[str, ...]
 
     def __len__(self) -> int:
@@ -41,12 +45,12 @@ class AxisBase:
             return True
         if type(self) is not type(other):
             return NotImplemented
-        return all(_same(getattr(self, f.name), getattr(other, f.name)) for f in fields(self))
+        return all(_same(getattr(self, f.name), getattr(other, f.name)) for f in fields(self) if f.init)
 
     def __hash__(self) -> int:
         return hash((type(self).__name__, self.roles))
 
-    @property
+    @cached_property
     def content(self) -> Int[np.ndarray, " content"]:
         """Indices of the tokens with a place, in reading order."""
         return np.flatnonzero(np.asarray(self.roles, dtype=object) == "content")
@@ -59,33 +63,49 @@ class AxisBase:
                 found.setdefault(role, []).append(token)
         return found
 
-    def _content_token(self, token: int) -> int:
+    def _content_token(self, token: SupportsIndex) -> int:
         """Check that `token` is there and has a place; negative indices are refused."""
-        if not 0 <= token < len(self):
+        index = operator.index(token)
+        if not 0 <= index < len(self):
             raise NotFoundError(
-                f"There is no token {token}: this axis has {len(self)} tokens, 0 to {len(self) - 1}. "
-                "Pass one of those."
+                f"There is no token {index}: this axis has {len(self)} tokens, 0 to {len(self) - 1}. Pass one of those."
             )
-        if self.roles[token] != "content":
+        if self.roles[index] != "content":
             raise PlaceError(
-                f"Token {token} has no place in {self.noun}: its role is {self.roles[token]}. "
+                f"Token {index} has no place in {self.noun}: its role is {self.roles[index]}. "
                 f"{self._listing()}. Pass a content token."
             )
-        return token
+        return index
 
     def _listing(self) -> str:
         content = self.content
         listed = f"{len(content)} of {len(self)} tokens have a place"
         if len(content):
             listed += f", from token {int(content.min())} to {int(content.max())}"
-        special = ", ".join(f"{role} {_ranges(tokens)}" for role, tokens in self.special().items())
+        special = self._special_phrase(where=True)
         return listed + (f" (special: {special})" if special else "")
+
+    def _special_phrase(self, *, where: bool = False) -> str:
+        if where:
+            return ", ".join(f"{role} {_ranges(tokens)}" for role, tokens in self.special().items())
+        return ", ".join(f"{len(tokens)} {role}" for role, tokens in self.special().items())
+
+    def _one_line(self, what: str) -> str:
+        special = self._special_phrase()
+        return f"{type(self).__name__}({what}" + (f", {special}" if special else "") + ")"
 
 
 def _same(one: object, other: object) -> bool:
     if isinstance(one, np.ndarray) and isinstance(other, np.ndarray):
-        return one.shape == other.shape and bool(np.array_equal(one, other))
+        floating = one.dtype.kind == "f" and other.dtype.kind == "f"
+        return bool(np.array_equal(one, other, equal_nan=floating))
+    if isinstance(one, tuple) and isinstance(other, tuple):
+        return len(one) == len(other) and (one == other if _plain(one) else all(map(_same, one, other)))
     return type(one) is type(other) and bool(one == other)
+
+
+def _plain(values: tuple[object, ...]) -> bool:
+    return not values or not isinstance(values[0], np.ndarray)
 
 
 def _ranges(tokens: list[int]) -> str:
