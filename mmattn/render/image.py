@@ -1,0 +1,245 @@
+"""What a model looked at, on the picture that it looked at.
+
+The heat is put exactly on the boxes of the axis, through the grid's own affine: crop, squash,
+rotation, mirror. Nothing is stretched to fit: a picture of another shape is an error.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from jaxtyping import Float
+
+from mmattn.errors import InputError, PlaceError
+from mmattn.render import color, contour, field
+from mmattn.render.drawing import Drawing, Panel
+from mmattn.render.marks import Boxes, ColorBar, Heat, Key, Lines, Mark, Raster, Scale, Unseen
+from mmattn.schema.axes import PatchGrid
+from mmattn.schema.media import Photo
+from mmattn.schema.results import Relevance
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+QUERY_COLOR = (64, 224, 255)
+CONTOUR_COLOR = (255, 255, 255)
+FRAME_COLOR = (255, 255, 255)
+
+_UNITS = {
+    "share": "share of attention",
+    "relevance": "relevance",
+    "signed relevance": "relevance, for and against",
+    "bits": "bits",
+}
+
+
+def overlay(
+    relevance: Relevance,
+    *,
+    on: "Photo | Image | np.ndarray | None" = None,
+    row: int = 0,
+    smooth: bool = True,
+    color_map: str | None = None,
+    opacity: Literal["value"] | float = "value",
+    scale: color.Chosen | Scale = "percentile",
+    percentile: float = 99.0,
+    contour_mass: float | None = None,
+    title: str | None = None,
+    caption: str | None = None,
+) -> Drawing:
+    """Return one row of a relevance drawn over its picture.
+
+    Parameters
+    ----------
+    on
+        Another picture to draw on: of the size that the axis names, or of the same aspect.
+    row
+        Which of the relevance's rows.
+    smooth
+        Interpolate between the centers of patches; otherwise every patch is one flat box.
+    color_map
+        `inferno` by default, `coolwarm` for signed values; also `viridis`, `magma`, `cividis` and
+        every name of matplotlib's.
+    opacity
+        `"value"`: weak places are transparent, strong ones opaque. A number: all alike.
+    scale, percentile
+        Which values the ends of the color map stand for; see `color.choose`.
+    contour_mass
+        Draw a line round the smallest set of patches that holds this share of the mass (DINO: 0.6).
+    title, caption
+        By default the row's label, and method, options, model and weights.
+
+    Raises
+    ------
+    PlaceError
+        When the axis has no places in a picture.
+    InputError
+        When the picture is not the one that the axis is about, or an option is out of range.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from mmattn.schema.axes import Slots
+    >>> grid = PatchGrid.plain(rows=2, cols=3, patch_px=(16, 16), size_px=(96, 64))
+    >>> values = torch.tensor([[0.1, 0.1, 0.5, 0.1, 0.1, 0.1]])
+    >>> one = Relevance(values=values, axis=grid, query_axis=Slots.count(1), labels=("class token",), method="look")
+    >>> overlay(one).panels[0].heat.peak_box()
+    (64.0, 0.0, 96.0, 32.0)
+    """
+    grid = picture_axis(relevance)
+    photo = picture(relevance, on=on)
+    values = content_values(relevance, row=row)
+    chosen = color.choose(
+        values[~np.isnan(values)],
+        how=scale,
+        percentile=percentile,
+        signed=relevance.unit == "signed relevance",
+        uniform=uniform_share(relevance, row=row),
+    )
+    painted = color.paint(scale=chosen, color_map=color_map, opacity=opacity)
+    heat = Heat(values=values, to_panel=cells_to_input(grid), scale=chosen, paint=painted, smooth=smooth)
+    marks, keys = _around(relevance, heat, row=row, contour_mass=contour_mass)
+    space = (0.0, 0.0, float(grid.size_px[0]), float(grid.size_px[1]))
+    ground: tuple[Mark, ...] = (Raster(pixels=photo.pixels, box=space),) if photo is not None else ()
+    panel = Panel(space=space, marks=(*ground, heat, *marks), bar=color_bar(relevance, heat, row=row), keys=keys)
+    return Drawing(
+        panels=(panel,),
+        title=relevance.labels[row] if title is None else title,
+        caption=describe(relevance, chosen, row=row) if caption is None else caption,
+    )
+
+
+def picture_axis(relevance: Relevance) -> PatchGrid:
+    """Return the axis as a grid of patches, or say what to use instead."""
+    axis = relevance.axis
+    if isinstance(axis, PatchGrid):
+        return axis
+    raise PlaceError(
+        f"The tokens of this relevance are {axis!r}: they have no places in a picture. An overlay needs an axis of "
+        "patches (PatchGrid). Use mmattn.attend(model, image=...) so that tokens know their places, or mmattn.draw."
+    )
+
+
+def picture(relevance: Relevance, *, on: "Photo | Image | np.ndarray | None") -> Photo | None:
+    """Return the picture to draw on, checked against the axis; None when there is none."""
+    grid = picture_axis(relevance)
+    photo = as_photo(on) if on is not None else relevance.media if isinstance(relevance.media, Photo) else None
+    if photo is None:
+        return None
+    (width, height), (wide, high) = grid.size_px, photo.size_px
+    # The same aspect to within half a pixel of the smaller picture: rounding of a resize, no more.
+    if abs(wide * height - high * width) > 0.5 * max(width, height, wide, high) + 1e-9:
+        raise InputError(
+            f"The picture is {wide} x {high} px, and the patches are places in one of {width} x {height} px. "
+            f"It must have that size, or that aspect ({width / height:.4g}), because nothing is stretched to fit. "
+            "Pass the picture that was given to the model, uncropped, with on=."
+        )
+    return photo
+
+
+def as_photo(source: "Photo | Image | np.ndarray") -> Photo:
+    """Return a Photo, a PIL image or an array `[row, col]`, `[row, col, 3]` or `[row, col, 4]` as a Photo."""
+    if isinstance(source, Photo):
+        return source
+    convert: Any = getattr(source, "convert", None)
+    pixels = np.asarray(convert("RGB") if convert is not None else source)
+    if np.issubdtype(pixels.dtype, np.floating) and pixels.size and 0.0 <= pixels.min() <= pixels.max() <= 1.0:
+        pixels = np.round(pixels * 255.0).astype(np.uint8)
+    if pixels.ndim == 2:
+        pixels = np.repeat(pixels[:, :, None], 3, axis=2)
+    if pixels.ndim != 3 or pixels.shape[2] not in (3, 4) or pixels.dtype != np.uint8:
+        raise InputError(
+            f"on= is an array of shape {pixels.shape} and type {pixels.dtype}. A picture is [row, col, 3], as 8-bit "
+            "integers or as floats from 0 to 1. Convert it, or pass a PIL image."
+        )
+    return Photo(pixels=np.ascontiguousarray(pixels[:, :, :3]))
+
+
+def content_values(relevance: Relevance, *, row: int) -> Float[np.ndarray, "row col"]:
+    """Return one row as a grid, NaN where no token stands or where the row could not look."""
+    grid = picture_axis(relevance)
+    values = relevance.row(row).detach().cpu().double().numpy().copy()
+    if relevance.reach is not None:
+        values[~relevance.reach[row].cpu().numpy()] = np.nan
+    return grid.grid(values)
+
+
+def cells_to_input(grid: PatchGrid) -> Float[np.ndarray, "2 3"]:
+    """Return the affine from cells (col, row, 1) to pixels of the original picture."""
+    return grid.to_input.astype(np.float64) * np.array([grid.patch_px[0], grid.patch_px[1], 1.0])
+
+
+def uniform_share(relevance: Relevance, *, row: int) -> float | None:
+    """Return what a patch would get from a row that looks at everything alike, or None if that is unknown."""
+    if relevance.uniform is not None:
+        uniform = relevance.uniform[row].detach().cpu().double().numpy()[relevance.axis.content]
+        return float(uniform.mean()) if uniform.size else None
+    return 1.0 / len(relevance.axis) if relevance.unit == "share" else None
+
+
+def color_bar(relevance: Relevance, heat: Heat, *, row: int | None = 0) -> ColorBar:
+    """Return the legend of a heat: its unit, and the uniform share where it is known and on the scale."""
+    uniform = uniform_share(relevance, row=row) if row is not None and relevance.uniform is not None else None
+    on_scale = uniform is not None and heat.scale.vmin < uniform < heat.scale.vmax
+    ticks = ((uniform, "uniform"),) if on_scale and uniform is not None else ()
+    return ColorBar(scale=heat.scale, paint=heat.paint, label=_UNITS[relevance.unit], ticks=ticks)
+
+
+def describe(relevance: Relevance, scale: Scale, *, row: int | None) -> str:
+    """Return the caption: how it was read, who asked, which model and weights, and how the scale was chosen."""
+    options = _options(relevance.parameters)
+    parts = [relevance.method + (f" ({options})" if options else "")]
+    if row is not None:
+        parts.append(f"query: {relevance.labels[row]}")
+    source = relevance.source
+    parts.append(f"{source.model}, {source.weights}" + (f", {source.preprocessing}" if source.preprocessing else ""))
+    if isinstance(relevance.media, Photo) and relevance.media.name != "image":
+        parts.append(relevance.media.name)
+    parts.append(f"scale: {scale.chosen}" + (", nearly flat map" if scale.flat else ""))
+    return " · ".join(parts)
+
+
+def unseen(grid: PatchGrid, values: Float[np.ndarray, "row col"]) -> Float[np.ndarray, "box 4"]:
+    """Return the boxes of the picture that no value speaks of: what the crop cut off, and absent cells."""
+    width, height = grid.size_px
+    x0, y0, x1, y1 = grid.seen_box()
+    strips = [(0.0, 0.0, width, y0), (0.0, y1, width, height), (0.0, y0, x0, y1), (x1, y0, width, y1)]
+    boxes = [strip for strip in strips if strip[2] - strip[0] > 0.5 and strip[3] - strip[1] > 0.5]
+    absent = Heat(values=values, to_panel=cells_to_input(grid), scale=Scale(vmin=0.0, vmax=1.0))
+    boxes += [absent.cell_box(int(row), int(col)) for row, col in np.argwhere(np.isnan(values))]
+    inside = np.clip(np.array(boxes, dtype=np.float64).reshape(-1, 4), 0.0, [width, height, width, height])
+    return inside[(inside[:, 2] > inside[:, 0]) & (inside[:, 3] > inside[:, 1])]
+
+
+def _around(
+    relevance: Relevance, heat: Heat, *, row: int, contour_mass: float | None
+) -> tuple[tuple[Mark, ...], tuple[Key, ...]]:
+    """Return the marks over the heat and their legend: not seen, contour, the patch that asks."""
+    grid = picture_axis(relevance)
+    marks: list[Mark] = []
+    keys: list[Key] = []
+    dark = unseen(grid, heat.values)
+    if len(dark):
+        veil = Unseen(boxes=dark)
+        marks += [veil, Boxes(boxes=np.array([grid.seen_box()]), width_px=1.0, color=FRAME_COLOR, name="seen")]
+        keys.append(Key(kind="unseen", word=veil.word))
+    if contour_mass is not None:
+        marks.append(_contour(heat, contour_mass))
+        keys.append(Key(kind="line", word=f"{100 * contour_mass:.3g} % of the mass", color=CONTOUR_COLOR))
+    asked = relevance.query_tokens[row] if relevance.query_tokens is not None else -1
+    if asked >= 0:
+        marks.append(Boxes(boxes=np.array([grid.place(asked)]), width_px=2.5, color=QUERY_COLOR, name="query"))
+        keys.append(Key(kind="box", word="the patch that asks", color=QUERY_COLOR))
+    return tuple(marks), tuple(keys)
+
+
+def _contour(heat: Heat, share: float) -> Lines:
+    chosen = contour.mass_cells(heat.values, share=share)
+    paths = contour.level_line(heat.values, chosen=chosen) if heat.smooth else contour.edges(chosen)
+    placed = paths @ heat.to_panel[:, :2].T + heat.to_panel[:, 2]
+    return Lines(paths=placed, width_px=1.8, color=CONTOUR_COLOR, name="contour")
+
+
+def _options(parameters: Mapping[str, object]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in parameters.items() if value is not None)

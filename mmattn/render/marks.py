@@ -1,0 +1,237 @@
+"""Marks: what stands in a panel, in the panel's own coordinates, held as columns of arrays.
+
+A mark knows nothing of pixels of the output. A closed union (`Mark`): every writer matches all of
+them to the end with `assert_never`, so that a new mark cannot be forgotten by one of them.
+Lengths on screen (`width_px`, `radius_px`, `size_px`) are for text of 14 px and grow with the text.
+"""
+
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from mmattn.errors import InputError
+
+Box: TypeAlias = tuple[float, float, float, float]
+Color: TypeAlias = tuple[int, int, int]
+Anchor: TypeAlias = Literal["left", "center", "right"]
+KeyKind: TypeAlias = Literal["unseen", "box", "line", "dot"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scale:
+    """Which numbers the two ends of a color map stand for, and how they were chosen.
+
+    Parameters
+    ----------
+    vmin, vmax
+        The values at the ends; what lies beyond is drawn as the end.
+    kind
+        `sequential` from little to much; `diverging` about `center`.
+    center
+        The value in the middle of a diverging scale: zero, or the uniform share.
+    chosen
+        How, for the caption: `percentile 99`, `absolute`, `shared`, `given`.
+    flat
+        True where the values hardly differ, so that the scale was kept wider than they are.
+
+    Examples
+    --------
+    >>> Scale(vmin=0.0, vmax=4.0).normalize(np.array([[-1.0, 1.0, 8.0]])).tolist()
+    [[0.0, 0.25, 1.0]]
+    """
+
+    vmin: float
+    vmax: float
+    kind: Literal["sequential", "diverging"] = "sequential"
+    center: float = 0.0
+    chosen: str = "given"
+    flat: bool = False
+
+    def __post_init__(self) -> None:
+        if not (np.isfinite(self.vmin) and np.isfinite(self.vmax) and self.vmin < self.vmax):
+            raise InputError(
+                f"A scale from {self.vmin:g} to {self.vmax:g} has no length. Its ends are finite and vmin < vmax. "
+                'Pass two different numbers, or scale="percentile".'
+            )
+
+    def normalize(self, values: Float[np.ndarray, "row col"]) -> Float[np.ndarray, "row col"]:
+        """Return the values as 0 to 1 along the scale, clipped at its ends; NaN stays NaN."""
+        return np.clip((values - self.vmin) / (self.vmax - self.vmin), 0.0, 1.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Paint:
+    """How a scale becomes color: the map, and how much of the photo it covers.
+
+    Parameters
+    ----------
+    color_map
+        A name that `color.table` knows.
+    opacity
+        0 to 1: of every value alike, or of the strongest when `by_value`.
+    by_value
+        Let weak values be transparent and strong ones opaque.
+    """
+
+    color_map: str = "inferno"
+    opacity: float = 0.85
+    by_value: bool = True
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Raster:
+    """A picture that fills `box` (x0, y0, x1, y1)."""
+
+    pixels: UInt8[np.ndarray, "row col 3"]
+    box: Box
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Heat:
+    """Values on the cells of a grid.
+
+    Parameters
+    ----------
+    values
+        `[row, col]`; NaN where no token stands, drawn as nothing.
+    to_panel
+        `[2, 3]`: (col, row, 1) in cells, (0, 0) being the outer corner of the first cell, to
+        panel coordinates. It may turn, mirror, crop or pad.
+    scale, paint
+        How a value becomes a color.
+    smooth
+        Interpolate between the centers of cells in the grid; otherwise every cell is one flat box.
+
+    Examples
+    --------
+    >>> to_panel = np.array([[10.0, 0.0, 5.0], [0.0, 10.0, 0.0]])
+    >>> heat = Heat(values=np.eye(2) * [[1.0], [2.0]], to_panel=to_panel, scale=Scale(vmin=0.0, vmax=2.0))
+    >>> heat.peak_box()
+    (15.0, 10.0, 25.0, 20.0)
+    """
+
+    values: Float[np.ndarray, "row col"]
+    to_panel: Float[np.ndarray, "2 3"]
+    scale: Scale
+    paint: Paint = Paint()
+    smooth: bool = True
+
+    def cell_box(self, row: int, col: int) -> Box:
+        """Return the box (x0, y0, x1, y1) of one cell in the panel's coordinates."""
+        corners = np.array([[col, row, 1.0], [col + 1, row, 1.0], [col, row + 1, 1.0], [col + 1, row + 1, 1.0]])
+        points = corners @ self.to_panel.T
+        (x0, y0), (x1, y1) = points.min(axis=0).tolist(), points.max(axis=0).tolist()
+        return (x0, y0, x1, y1)
+
+    def peak_cell(self) -> tuple[int, int]:
+        """Return (row, col) of the strongest cell; by absolute value about the center of a diverging scale."""
+        values = np.abs(self.values - self.scale.center) if self.scale.kind == "diverging" else self.values
+        row, col = np.unravel_index(int(np.nanargmax(values)), values.shape)
+        return int(row), int(col)
+
+    def peak_box(self) -> Box:
+        """Return the box of the strongest cell in the panel's coordinates."""
+        return self.cell_box(*self.peak_cell())
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Unseen:
+    """What the model never saw: boxes that are darkened and hatched, so that nobody reads them as zero."""
+
+    boxes: Float[np.ndarray, "box 4"]
+    word: str = "not seen by the model"
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Lines:
+    """Polylines; a shorter path repeats its last point.
+
+    Parameters
+    ----------
+    paths
+        `[line, point, 2]` as x, y.
+    halo
+        A dark rim that keeps the line visible on anything.
+    arrow
+        End every path with a head.
+    """
+
+    paths: Float[np.ndarray, "line point 2"]
+    width_px: float = 2.0
+    color: Color = (255, 255, 255)
+    halo: bool = True
+    arrow: bool = False
+    name: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Boxes:
+    """Outlined boxes, each x0, y0, x1, y1; `name` says what they mark."""
+
+    boxes: Float[np.ndarray, "box 4"]
+    width_px: float = 2.0
+    color: Color = (255, 255, 255)
+    halo: bool = True
+    name: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Dots:
+    """Filled dots at x, y."""
+
+    points: Float[np.ndarray, "dot 2"]
+    radius_px: float = 4.0
+    color: Color = (255, 255, 255)
+    halo: bool = True
+    name: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Labels:
+    """Words at x, y (the middle of their height)."""
+
+    points: Float[np.ndarray, "label 2"]
+    texts: tuple[str, ...]
+    size_px: float = 12.0
+    color: Color = (255, 255, 255)
+    halo: bool = True
+    anchor: Anchor = "center"
+
+    def __post_init__(self) -> None:
+        if len(self.texts) != len(self.points):
+            raise InputError(
+                f"{len(self.points)} places and {len(self.texts)} texts. Every label has one place. "
+                "Pass as many texts as points."
+            )
+
+
+Mark: TypeAlias = Raster | Heat | Unseen | Lines | Boxes | Dots | Labels
+
+
+@dataclass(frozen=True, kw_only=True)
+class ColorBar:
+    """What the colors mean: the scale, its unit, and values worth a tick of their own.
+
+    Parameters
+    ----------
+    label
+        The unit in words, such as `share of attention`.
+    ticks
+        (value, word) pairs beside the two ends, such as `(0.0051, "uniform")`.
+    """
+
+    scale: Scale
+    paint: Paint
+    label: str = ""
+    ticks: tuple[tuple[float, str], ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Key:
+    """A swatch and what it means, for the legend."""
+
+    kind: KeyKind
+    word: str
+    color: Color = (255, 255, 255)
