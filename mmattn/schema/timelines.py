@@ -66,6 +66,11 @@ class Timeline(AxisBase):
                 f"A hop of {self.hop_s} s, a stride of {self.stride} and {self.audio_s} s of audio in "
                 f"{len(self.offsets_s)} windows make no timeline. All are positive. Check the model's front end."
             )
+        if not (np.diff(self.offsets_s) > 0).all():
+            raise InputError(
+                f"Windows begin at {self.offsets_s[:6].tolist()} s, which is not ascending. Each begins after the one "
+                "before it. Pass them in the order of the recording."
+            )
         content = np.asarray(self.roles, dtype=object) == "content"
         if not len(self.windows) == len(self.steps) == len(content):
             raise InputError(
