@@ -101,6 +101,12 @@ class AttentionLayer:
         return self.storages[0].head_count
 
     @property
+    def all_allowed(self) -> bool:
+        """Whether every query may attend to every key, known without looking at rows."""
+        first = self.storages[0]
+        return len(self.storages) == 1 and isinstance(first, Blocks) and first.all_allowed
+
+    @property
     def device(self) -> torch.device:
         """Where the weights live."""
         return self.storages[0].device
@@ -184,7 +190,7 @@ class AttentionLayer:
                 real = slots >= 0
                 key = torch.where(rows.key >= 0, rows.key, width - 1)[real]
                 flat = (slots[real][:, None] * width + key).reshape(-1)
-                out.view(out.shape[0], -1).index_add_(1, flat, weights[:, real].flatten(1))
+                out.flatten(1).index_add_(1, flat, weights[:, real].flatten(1))  # flatten is a view here
         if out is None:
             out = torch.zeros(self.storage_heads if heads is None else len(heads), len(wanted), width)
         return out[:, where, :-1]

@@ -43,7 +43,8 @@ class Relevance:
     outside
         Share of each row that went to no token of the axis.
     query_tokens
-        For each row, the token of `axis` that asked, or -1 (a class token has no place).
+        For each row, the tokens of `axis` that asked and have a place, for a picture to mark; none for a
+        class token or a mean over everything.
     reach
         The same shape as `values`: tokens that the row could attend to at all; None means all.
     media, query_media
@@ -62,7 +63,7 @@ class Relevance:
     parameters: Mapping[str, object] = field(default_factory=dict)
     uniform: Float[Tensor, "query token"] | None = None
     outside: Float[Tensor, " query"] | None = None
-    query_tokens: tuple[int, ...] | None = None
+    query_tokens: tuple[tuple[int, ...], ...] | None = None
     reach: Bool[Tensor, "query token"] | None = None
     media: Media | None = None
     query_media: Media | None = None

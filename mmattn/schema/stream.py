@@ -50,8 +50,19 @@ class RowStatistics:
     allowed_count: Int[Tensor, " query"] | None
 
 
-def apply(layer: AttentionLayer, x: Float[Tensor, "key dim"], *, heads: Heads = "mean") -> Float[Tensor, "..."]:
+def apply(
+    layer: AttentionLayer, x: Float[Tensor, "key dim"], *, heads: Heads = "mean", floor: float | None = None
+) -> Float[Tensor, "..."]:
     """Return A x, `[query, dim]`; with `heads="each"` `[head, query, dim]`.
+
+    Parameters
+    ----------
+    x
+        One row for each key.
+    heads
+        `"mean"`, `"max"`, `"min"`, `"each"`, one head, or several (their mean).
+    floor
+        Fused weights up to this count as 0.
 
     Raises
     ------
@@ -73,7 +84,7 @@ def apply(layer: AttentionLayer, x: Float[Tensor, "key dim"], *, heads: Heads = 
     x = x.to(layer.device)
     out: Tensor | None = None
     for rows in _all_rows(layer):
-        weights = _fused_before(rows.weights, heads)
+        weights = _fused_before(rows.weights, heads, floor)
         x = x.to(weights.dtype)
         # A key without a token (-1) reads an added row of zeros.
         values = torch.cat([x, x.new_zeros(1, x.shape[1])])[rows.key[0] if rows.one_block else rows.key]
@@ -86,7 +97,7 @@ def apply(layer: AttentionLayer, x: Float[Tensor, "key dim"], *, heads: Heads = 
 
 
 def apply_transposed(
-    layer: AttentionLayer, x: Float[Tensor, "query dim"], *, heads: Heads = "mean"
+    layer: AttentionLayer, x: Float[Tensor, "query dim"], *, heads: Heads = "mean", floor: float | None = None
 ) -> Float[Tensor, "..."]:
     """Return x^T A, transposed to `[key, dim]`; with `heads="each"` `[head, key, dim]`.
 
@@ -99,7 +110,7 @@ def apply_transposed(
     few = len(wanted) * 4 <= len(x)
     out: Tensor | None = None
     for rows in _some_rows(layer, wanted) if few else _all_rows(layer):
-        weights = _fused_before(rows.weights, heads)
+        weights = _fused_before(rows.weights, heads, floor)
         real = rows.query >= 0
         given = torch.where(real[:, None], x.to(weights.dtype)[rows.query.clamp(min=0)], 0.0)
         given = given * rows.coefficient[:, None]
@@ -125,27 +136,34 @@ def received(layer: AttentionLayer, *, heads: Heads = "mean") -> Float[Tensor, "
 
 def rows_of(layer: AttentionLayer, queries: Sequence[int], *, heads: Heads = "mean") -> Float[Tensor, "..."]:
     """Return the rows of A of some queries: `[n, key]`, or `[head, n, key]` with `heads="each"`."""
-    check_range(queries, len(layer.query_axis), "query")
-    x = torch.zeros(len(layer.query_axis), len(queries), device=layer.device)
-    x[[int(q) % len(layer.query_axis) for q in queries], torch.arange(len(queries))] = 1.0
-    return apply_transposed(layer, x, heads=heads).transpose(-1, -2)
+    return apply_transposed(layer, _one_hot(layer, queries), heads=heads).transpose(-1, -2)
 
 
-def uniform_rows(layer: AttentionLayer, queries: Sequence[int]) -> Float[Tensor, "n key"]:
-    """Return what the layer would give if it looked at all allowed keys alike: 1 / number of allowed keys.
+def fused_rows(layer: AttentionLayer, heads: Heads) -> Iterator[Float[Tensor, "..."]]:
+    """Yield the weights of all pairs of tokens, heads fused, some rows at a time."""
+    for rows in _all_rows(layer):
+        fused = _fused_before(rows.weights, heads).mean(dim=0)
+        real = (rows.query >= 0)[:, None] & (rows.key >= 0)
+        yield fused if bool(real.all()) else fused[real]
 
-    Heads with different masks are averaged.
+
+def uniform_transposed(layer: AttentionLayer, x: Float[Tensor, "query dim"]) -> Float[Tensor, "key dim"]:
+    """Return x^T U, transposed: what the keys would be given if every query looked at all allowed keys alike.
+
+    U has 1 / number of allowed keys. Heads with different masks are averaged.
 
     Raises
     ------
     ModelError
         When nobody said which keys were allowed (a softmax that was only seen).
-
     """
-    check_range(queries, len(layer.query_axis), "query")
+    _check_side(x, len(layer.query_axis), "query")
+    x = x.to(layer.device)
+    wanted = torch.nonzero((x != 0).any(dim=1)).flatten()
     width = len(layer.key_axis)
-    out = torch.zeros(len(queries), width + 1, device=layer.device)
-    wanted = torch.as_tensor([int(q) % len(layer.query_axis) for q in queries], device=layer.device)
+    if layer.all_allowed:
+        return (x.sum(dim=0) / width).expand(width, -1).clone()
+    out = x.new_zeros(width + 1, x.shape[1])
     for rows in _some_rows(layer, wanted, with_allowed=True):
         if rows.allowed is None:
             raise ModelError(
@@ -153,12 +171,21 @@ def uniform_rows(layer: AttentionLayer, queries: Sequence[int]) -> Float[Tensor,
                 "The call or the adapter must give a mask. Read this layer without the baseline."
             )
         allowed = rows.allowed.to(out.dtype)
-        share = allowed / allowed.sum(dim=-1, keepdim=True).clamp(min=1)
-        share = share.mean(dim=0) * rows.coefficient[:, None].to(out.dtype)
-        full = out.new_zeros(len(rows.query), width + 1)
-        full.scatter_add_(1, _or_last(rows.key, width + 1), share)
-        out += (wanted[:, None] == rows.query[None, :]).to(out.dtype) @ full
-    return out[:, :-1]
+        share = (allowed / allowed.sum(dim=-1, keepdim=True).clamp(min=1)).mean(dim=0)
+        real = rows.query >= 0
+        given = torch.where(real[:, None], x[rows.query.clamp(min=0)], 0.0)
+        given = given * rows.coefficient[:, None].to(out.dtype)
+        if rows.one_block:
+            out.index_add_(0, _or_last(rows.key[0], width + 1), share.T @ given)
+        else:
+            sent = (share[..., None] * given[:, None, :]).flatten(0, 1)
+            out.index_add_(0, _or_last(rows.key.reshape(-1), width + 1), sent)
+    return out[:-1]
+
+
+def uniform_rows(layer: AttentionLayer, queries: Sequence[int]) -> Float[Tensor, "n key"]:
+    """Return the uniform baseline of some queries: 1 / number of allowed keys on each of them."""
+    return uniform_transposed(layer, _one_hot(layer, queries)).T
 
 
 def statistics(layer: AttentionLayer) -> RowStatistics:
@@ -202,6 +229,14 @@ def statistics(layer: AttentionLayer) -> RowStatistics:
     )
 
 
+def _one_hot(layer: AttentionLayer, queries: Sequence[int]) -> Float[Tensor, "query n"]:
+    length = len(layer.query_axis)
+    check_range(queries, length, "query")
+    x = torch.zeros(length, len(queries), device=layer.device)
+    x[[int(q) % length for q in queries], list(range(len(queries)))] = 1.0
+    return x
+
+
 def _all_rows(layer: AttentionLayer, *, with_allowed: bool = False) -> Iterator[Rows]:
     _check_one_sample(layer)
     for storage in layer.storages:
@@ -222,8 +257,14 @@ def _check_one_sample(layer: AttentionLayer) -> None:
         )
 
 
-def _fused_before(weights: Float[Tensor, "head row slot"], heads: Heads) -> Float[Tensor, "some row slot"]:
-    """Choose heads; max and min are not linear and come before any product."""
+def _fused_before(
+    weights: Float[Tensor, "head row slot"], heads: Heads, floor: float | None = None
+) -> Float[Tensor, "some row slot"]:
+    """Choose heads; max, min and a floor are not linear and come before any product."""
+    if floor is not None:
+        fused = _fused_before(weights, heads)
+        fused = fused.mean(dim=0, keepdim=True) if heads != "each" else fused
+        return torch.where(fused > floor, fused, 0.0)
     if heads == "max":
         return weights.amax(dim=0, keepdim=True)
     if heads == "min":

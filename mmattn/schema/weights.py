@@ -245,6 +245,14 @@ class Blocks:
         """Where the tensors live."""
         return self.source.device
 
+    @property
+    def all_allowed(self) -> bool:
+        """Whether this is one plain block without a mask; False where that is not known."""
+        source = self.source
+        plain = source.shape[0] == 1 and self.query_index is None and self.key_index is None
+        plain = plain and self.coefficient is None
+        return plain and isinstance(source, Factored) and source.mask is source.bias is None and not source.causal
+
     def weights(
         self, *, heads: Sequence[int] | None = None, queries: Sequence[int] | None = None
     ) -> Float[Tensor, "block head query key"]:

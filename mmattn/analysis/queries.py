@@ -1,0 +1,140 @@
+"""Who asks: a class token, a patch at (x, y), a box, a token, the mean; turned into weights over an axis.
+
+A question is a row of numbers over the query axis: 1 at one token, or shares over several. It
+carries the phrase that captions use, so that a default is never silent.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+
+from mmattn.errors import InputError, NotFoundError
+from mmattn.schema.axes import Axis, PatchGrid
+
+# "cls" or another role, "mean", a token, (x, y), a box (x0, y0, x1, y1)
+Query: TypeAlias = str | int | Sequence[float] | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Question:
+    """Which tokens ask, in equal shares.
+
+    Parameters
+    ----------
+    tokens
+        Tokens of the query axis; their rows are averaged.
+    label
+        The phrase for captions.
+    """
+
+    tokens: tuple[int, ...]
+    label: str
+
+
+def ask(axis: Axis, query: Query, *, readout: str = "") -> Question:
+    """Return who asks on an axis.
+
+    Parameters
+    ----------
+    axis
+        The query axis.
+    query
+        `"cls"` or another role of a special token; `"mean"` over all content; a token number; a
+        point (x, y) or box (x0, y0, x1, y1) in pixels of the original picture; None for the
+        default: what the model reads its answer from (`readout`), else a class token, else the mean.
+
+    Raises
+    ------
+    NotFoundError
+        When the axis has no such role or token.
+    PlaceError
+        When the model never saw that point.
+    InputError
+        When the query is none of these.
+
+    Examples
+    --------
+    >>> from mmattn.schema.axes import Slots
+    >>> ask(Slots.count(1), None).label
+    'slot 0'
+    """
+    if query is None:
+        return _default(axis, readout)
+    if isinstance(query, str):
+        return _role(axis, query)
+    if isinstance(query, bool):
+        raise InputError(f"A query cannot be {query}. {_FORMS}")
+    if isinstance(query, int | np.integer):
+        token = int(query)
+        if not -len(axis) <= token < len(axis):
+            raise NotFoundError(
+                f"There is no token {token}: the query axis has {len(axis)} tokens, 0 to {len(axis) - 1}. "
+                "Pass a token in that range."
+            )
+        token %= len(axis)
+        return Question(tokens=(token,), label=f"token {token}{_where(axis, token)}")
+    return _place(axis, [float(v) for v in query])
+
+
+_FORMS = 'Pass "cls", "mean", a token number, a point (x, y) or a box (x0, y0, x1, y1) in pixels of the picture.'
+
+
+def _default(axis: Axis, readout: str) -> Question:
+    roles = axis.special()
+    content = tuple(int(t) for t in axis.content)
+    if len(axis) == 1:
+        return Question(tokens=(0,), label="attention pool" if readout == "pool" else "slot 0")
+    if "cls" in roles and readout != "mean":
+        return _role(axis, "cls")
+    reason = ", which the model reads its answer from" if readout == "mean" else ""
+    if not reason:
+        reason = "" if "cls" in roles else " (no class token)"
+    return Question(
+        tokens=content,
+        label=f"mean over {len(content)} patches{reason}"
+        if isinstance(axis, PatchGrid)
+        else f"mean over {len(content)} tokens{reason}",
+    )
+
+
+def _role(axis: Axis, role: str) -> Question:
+    if role == "mean":
+        content = tuple(int(t) for t in axis.content)
+        noun = "patches" if isinstance(axis, PatchGrid) else "tokens"
+        return Question(tokens=content, label=f"mean over {len(content)} {noun}")
+    roles = axis.special()
+    if role not in roles:
+        there = ", ".join(f'"{name}"' for name in roles) or "none"
+        raise NotFoundError(f'There is no "{role}" token on this axis. Special tokens there are: {there}. {_FORMS}')
+    tokens = tuple(roles[role])
+    names = {"cls": "class token", "register": "register tokens", "distillation": "distillation token"}
+    label = names.get(role, f"{role} token")
+    return Question(tokens=tokens, label=label if len(tokens) == 1 else f"mean of {len(tokens)} {role} tokens")
+
+
+def _place(axis: Axis, numbers: list[float]) -> Question:
+    if not isinstance(axis, PatchGrid) or len(numbers) not in (2, 4) or not np.isfinite(numbers).all():
+        raise InputError(f"The query {tuple(numbers)} is not a place on {axis!r}. {_FORMS}")
+    if len(numbers) == 2:
+        token = axis.token_at((numbers[0], numbers[1]))
+        return Question(tokens=(token,), label=f"patch at ({numbers[0]:g}, {numbers[1]:g}) px")
+    x0, y0, x1, y1 = numbers
+    if x1 <= x0 or y1 <= y0:
+        raise InputError(
+            f"The box ({x0:g}, {y0:g}, {x1:g}, {y1:g}) is empty. A box has x0 < x1 and y0 < y1, in pixels. {_FORMS}"
+        )
+    tokens = tuple(int(t) for t in axis.tokens_in((x0, y0, x1, y1)))
+    count = "1 patch" if len(tokens) == 1 else f"mean of {len(tokens)} patches"
+    return Question(tokens=tokens, label=f"{count} in the box ({x0:g}, {y0:g}, {x1:g}, {y1:g}) px")
+
+
+def _where(axis: Axis, token: int) -> str:
+    role = axis.roles[token]
+    if role != "content":
+        return f" ({role})"
+    if isinstance(axis, PatchGrid):
+        x0, y0, x1, y1 = axis.place(token)
+        return f" (patch at ({(x0 + x1) / 2:.0f}, {(y0 + y1) / 2:.0f}) px)"
+    return ""
