@@ -40,11 +40,12 @@ def resize_window(image: Image.Image, *, size_px: Size, crop: Crop, interpolatio
     ------
     InputError
         Another interpolation.
+
     """
     if interpolation not in _KERNELS:
         raise InputError(
-            f"A picture of {image.width} x {image.height} px resized to {size_px[0]} x {size_px[1]} is too large to build "
-            f"with {interpolation} interpolation. Known for such shapes: {', '.join(_KERNELS)}. Crop the picture first."
+            f"A picture of {image.width} x {image.height} px resized to {size_px[0]} x {size_px[1]} is too large to "
+            f"build with {interpolation} interpolation. Known: {', '.join(_KERNELS)}. Crop the picture first."
         )
     pixels = np.asarray(image)
     pixels = pixels[:, :, None] if pixels.ndim == 2 else pixels
@@ -105,7 +106,7 @@ def _box(x: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
 
 
 def _bilinear(x: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
-    return np.maximum(1.0 - np.abs(x), 0.0)
+    return np.where(np.abs(x) < 1.0, 1.0 - np.abs(x), 0.0)
 
 
 def _hamming(x: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:

@@ -88,9 +88,11 @@ class Geometry:
 
     Examples
     --------
-    >>> seen = Geometry(size_px=(640, 480)).then(Resize(size_px=(298, 224))).then(Crop(left=37, top=0, size_px=(224, 224)))
+    >>> resized = Geometry(size_px=(640, 480)).then(Resize(size_px=(298, 224)))
+    >>> seen = resized.then(Crop(left=37, top=0, size_px=(224, 224)))
     >>> seen.model_px, seen.to_input.round(3).tolist()
     ((224, 224), [[2.148, 0.0, 79.463], [0.0, 2.143, 0.0]])
+
     """
 
     size_px: Size
@@ -101,7 +103,7 @@ class Geometry:
         result = step.result_px(self.model_px)
         if min(result) < 1:
             raise InputError(
-                f"A picture {step} would be {result[0]} x {result[1]} px, from {self.model_px[0]} x {self.model_px[1]}. "
+                f"A picture of {self.model_px[0]} x {self.model_px[1]} px, {step}, is {result[0]} x {result[1]} px. "
                 "A step leaves at least one pixel. Check the transform."
             )
         return replace(self, steps=(*self.steps, step))
@@ -121,15 +123,13 @@ class Geometry:
         for step in self.steps:
             matrix = np.vstack([step.matrix(size), [0.0, 0.0, 1.0]]) @ matrix
             size = step.result_px(size)
-        return matrix[:2]
+        return np.asarray(matrix[:2])
 
     @property
     def to_input(self) -> Float[np.ndarray, "2 3"]:
         """Return `[2, 3]`: model pixels (x, y, 1) to pixels of the original, the inverse of `to_model`."""
-        scale = np.diag(self.to_model[:, :2])
-        return np.array([[1 / scale[0], 0.0, 0.0], [0.0, 1 / scale[1], 0.0]]) + np.array(
-            [[0.0, 0.0, -self.to_model[0, 2] / scale[0]], [0.0, 0.0, -self.to_model[1, 2] / scale[1]]]
-        )
+        (x_scale, _, x_shift), (_, y_scale, y_shift) = self.to_model.tolist()
+        return np.array([[1 / x_scale, 0.0, -x_shift / x_scale], [0.0, 1 / y_scale, -y_shift / y_scale]])
 
     def __str__(self) -> str:
         return ", ".join(map(str, self.steps)) or "as it was"

@@ -37,6 +37,7 @@ def read_transform(transform: Any, *, size_px: Size) -> Geometry:
     >>> from torchvision.transforms import CenterCrop, Compose, Resize
     >>> print(read_transform(Compose([Resize(256), CenterCrop(224)]), size_px=(640, 480)))
     resized to 341 x 256 px, cropped to 224 x 224 px
+
     """
     geometry = Geometry(size_px=size_px)
     for step in _flat(transform):
@@ -135,7 +136,7 @@ def _same(step: Any, geometry: Geometry) -> Geometry:
 
 
 def _resize(step: Any, geometry: Geometry) -> Geometry:
-    """torchvision's Resize: a number is the shorter side, the longer is cut to an integer."""
+    """Resize of torchvision: a number is the shorter side, the longer is cut to an integer."""
     size = _numbers(step.size)
     if len(size) == 2:
         return geometry.then(Resize(size_px=(size[1], size[0])))
@@ -147,7 +148,7 @@ def _resize(step: Any, geometry: Geometry) -> Geometry:
 
 
 def _resize_keep_ratio(step: Any, geometry: Geometry) -> Geometry:
-    """timm's ResizeKeepRatio: one ratio for both sides, each rounded to the nearest."""
+    """ResizeKeepRatio of timm: one ratio for both sides, each rounded to the nearest."""
     if step.random_scale_prob or step.random_aspect_prob:
         raise InputError(
             f"The transform is random: {_named(step)}. Places need the one that was used. Use an evaluation transform."
@@ -167,11 +168,13 @@ def _center_crop(step: Any, geometry: Geometry) -> Geometry:
     left, top = -(pad_x // 2), -(pad_y // 2)
     left += round((have[0] + pad_x - width) / 2.0)
     top += round((have[1] + pad_y - height) / 2.0)
+    if (width, height) == have:
+        return geometry
     return geometry.then(Crop(left=left, top=top, size_px=(width, height)))
 
 
 def _trim_border(step: Any, geometry: Geometry) -> Geometry:
-    """timm's TrimBorder; its left edge is bounded by the height (timm 1.0)."""
+    """TrimBorder of timm; its left edge is bounded by the height (timm 1.0)."""
     (width, height), border = geometry.model_px, step.border_size
     size = (max(0, width - 2 * border), max(0, height - 2 * border))
     return geometry.then(Crop(left=min(border, height), top=min(border, height), size_px=size))

@@ -57,6 +57,8 @@ class Prepared:
         What `layers` needs to build axes; the adapter's own.
     preprocessing
         One phrase for captions.
+    readout
+        What the model reads its answer from, for `AttentionMaps.readout`: `cls`, `mean`, `pool`, or empty.
     """
 
     run: Callable[[], Any]
@@ -64,6 +66,7 @@ class Prepared:
     media: tuple[Media, ...] = ()
     facts: Any = None
     preprocessing: str = ""
+    readout: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

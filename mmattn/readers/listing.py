@@ -31,6 +31,7 @@ def list_photos(paths: Sequence[str | Path]) -> list[Path]:
     >>> list_photos(["no/such.jpg"])
     Traceback (most recent call last):
     mmattn.errors.InputError: There is no file or folder 'no/such.jpg'. Check the path.
+
     """
     found = dict.fromkeys(photo for path in paths for photo in _photos(Path(path).expanduser()))
     if not found:

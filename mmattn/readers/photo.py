@@ -65,6 +65,7 @@ def read_photo(source: Any, *, name: str | None = None) -> Photo:
     --------
     >>> read_photo(np.zeros((480, 640), np.uint16)).size_px
     (640, 480)
+
     """
     if isinstance(source, Photo):
         return source

@@ -1,0 +1,314 @@
+"""timm's plain vision transformers: ViT, DeiT, DINOv2 and v3, EVA and EVA-02, BEiT, SigLIP, hybrids.
+
+One sequence of tokens through every layer: some prefix tokens, then the patches row by row.
+A layer joins that axis with itself; an attention pool joins its learned queries with it.
+"""
+
+import contextlib
+import weakref
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jaxtyping import Float
+from timm.models.beit import Beit
+from timm.models.eva import Eva
+from timm.models.vision_transformer import VisionTransformer
+from timm.models.vision_transformer_relpos import VisionTransformerRelPos
+from torch import Tensor, nn
+
+from mmattn.errors import GoneError, InputError, ModelError
+from mmattn.interception.blocks import to_blocks
+from mmattn.interception.calls import Call
+from mmattn.interception.protocol import Emit, MediaGiven, ModelFamily, Opened, Prepared
+from mmattn.schema.axes import Axis, Slots
+from mmattn.schema.maps import AttentionLayer
+from mmattn.schema.media import Photo
+from mmattn.schema.weights import Blocks, Dense
+
+from ..pixels import Geometry
+from .timm_input import TimmOptions, photo_tensor, stacked, to_model
+from .timm_open import families, is_plain, open_model
+from .timm_tokens import Layout, check_size, layout_of, readout_of
+
+__all__ = ["TimmOptions", "TimmVit", "adapter"]
+
+PLAIN = (VisionTransformer, VisionTransformerRelPos, Eva, Beit)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Facts:
+    """What `layers` needs: the tokens, where each sample's pixels came from, lambdas of differential attention."""
+
+    layout: Layout
+    geometries: tuple[Geometry, ...]
+    lambdas: Mapping[str, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Features:
+    """The output of a model without a classifier, marked as such so that no one takes it for logits."""
+
+    values: Any
+
+
+class TimmVit:
+    """The adapter `timm.vit`; see `mmattn.interception.protocol.Adapter` for what each method answers."""
+
+    name = "timm.vit"
+    default_stream = "vision"
+
+    def claims(self, model: nn.Module) -> bool:
+        """Whether the model is one of timm's plain vision transformers, or derived from one."""
+        return isinstance(model, PLAIN) and hasattr(getattr(model, "patch_embed", None), "dynamic_feat_size")
+
+    def opens(self, config: Mapping[str, Any]) -> bool:
+        """Whether a config.json is that of a timm repository with a plain vision transformer."""
+        return is_plain(str(config.get("architecture", "")))
+
+    def open(self, name: str, weights: Path | None = None) -> Opened:
+        """Open a model by timm's name, `NAME@FILE` for a local checkpoint, or with the catalog's weights."""
+        return open_model(name, weights=weights)
+
+    def models(self) -> Iterable[ModelFamily]:
+        """What timm has of these, by family."""
+        return families()
+
+    def prepare(self, model: nn.Module, media: MediaGiven, processor: Any, options: Any) -> Prepared:
+        """Bring pictures to the model as timm does, or take the user's own tensors.
+
+        Raises
+        ------
+        InputError
+            No picture, another modality, a transform that cannot be inverted, a size that the
+            model cannot take, tensors that do not fit the pictures.
+        ModelError
+            Patch dropout that is on, so that nobody knows which patches are seen.
+
+        """
+        options = _checked(media, options)
+        _refuse_patch_dropout(model)
+        photos = _photos(media.image)
+        if media.inputs is None:
+            made = [photo_tensor(photo, model=model, processor=processor, options=options) for photo in photos]
+            inputs = stacked([tensor for tensor, _ in made], model=model)
+            geometries = tuple(geometry for _, geometry in made)
+        else:
+            inputs = to_model(_tensors(media.inputs), model)
+            geometries = _given_geometries(inputs, photos, model=model, processor=processor, options=options)
+        size = (int(inputs.shape[3]), int(inputs.shape[2]))
+        check_size(model, size)
+        return Prepared(
+            run=_runner(model, inputs),
+            inputs=(inputs,),
+            media=photos,
+            facts=Facts(
+                layout=layout_of(model, size_px=size),
+                geometries=geometries,
+                lambdas={
+                    path: float(module._compute_lambda())
+                    for path, module in model.named_modules()
+                    if hasattr(module, "_compute_lambda")
+                },
+            ),
+            preprocessing=_phrase(geometries),
+            readout=readout_of(model),
+        )
+
+    def taps(self, model: nn.Module, emit: Emit) -> contextlib.AbstractContextManager[None]:
+        """No extra points: everything goes through the kernels that interception sees."""
+        return contextlib.nullcontext()
+
+    def layers(self, calls: Sequence[Call], prepared: Prepared) -> Sequence[AttentionLayer]:
+        """Join each call's queries and keys with the tokens of the model."""
+        facts: Facts = prepared.facts
+        by_module: dict[str, list[Call]] = {}
+        for call in calls:
+            if call.kind == "token":
+                by_module.setdefault(call.module, []).append(call)
+        layers: list[AttentionLayer] = []
+        for module, own in by_module.items():
+            if module in facts.lambdas:
+                layers.append(_layer(own[0], facts, storage=_difference(own, facts.lambdas[module]), signed=True))
+            else:
+                layers += [_layer(call, facts, storage=to_blocks(call)) for call in own]
+        return layers
+
+    def score(self, output: Any, target: Any) -> Float[Tensor, ""]:
+        """Return the logit of a class, summed over the samples; None: each sample's own top class.
+
+        Raises
+        ------
+        ModelError
+            The model has no classifier.
+        InputError
+            The target is no class index.
+
+        """
+        if isinstance(output, tuple) and all(isinstance(part, Tensor) for part in output):
+            output = sum(output) / len(output)  # DeiT's two heads in distilled training
+        if not isinstance(output, Tensor) or output.ndim != 2:
+            raise ModelError(
+                "This model gives features, not class logits, so a class target has nothing to point at. A model with "
+                "a classifier has logits [sample, class]. Use a method without a target (look, rollout)."
+            )
+        classes = output.shape[1]
+        if target is None:
+            return output.max(dim=1).values.sum()
+        if not isinstance(target, int) or isinstance(target, bool) or not -classes <= target < classes:
+            raise InputError(
+                f"There is no class {target!r}: this model has {classes} classes, 0 to {classes - 1}. "
+                "Pass an index, or None for the top class."
+            )
+        return output[:, target].sum()
+
+
+def _checked(media: MediaGiven, options: Any) -> TimmOptions:
+    others = [kind for kind in ("text", "audio", "video", "graph") if getattr(media, kind) is not None]
+    if others or (media.image is None and media.inputs is None):
+        raise InputError(
+            f"A vision transformer got {', '.join(others) or 'no picture'}. It looks at pictures. "
+            "Pass image=, or inputs= for prepared tensors."
+        )
+    if options is not None and not isinstance(options, TimmOptions):
+        raise InputError(
+            f"options= is a {type(options).__name__}. This adapter takes TimmOptions(size_px=, keep_aspect=, crop=) "
+            "from mmattn.adapters.vit.timm. Pass one of those."
+        )
+    return options or TimmOptions()
+
+
+def _refuse_patch_dropout(model: nn.Module) -> None:
+    drop: Any = getattr(model, "patch_drop", None)
+    if getattr(drop, "prob", 0) and getattr(drop, "training", False):
+        raise ModelError(
+            f"The model drops {drop.prob:.0%} of its patches at random (patch dropout, training mode), and does not "
+            "say which. In eval mode every patch is seen. Call model.eval() first."
+        )
+
+
+def _photos(image: Any) -> tuple[Photo, ...]:
+    photos = () if image is None else tuple(image) if isinstance(image, list | tuple) else (image,)
+    wrong = [type(photo).__name__ for photo in photos if not isinstance(photo, Photo)]
+    if wrong or (image is not None and not photos):
+        raise InputError(
+            f"image= holds {', '.join(wrong) or 'no picture'}. An adapter takes a Photo or several. "
+            "Read pictures with mmattn.readers.read_photo, or call mmattn.attend, which does."
+        )
+    return photos
+
+
+def _tensors(inputs: Any) -> Float[Tensor, "sample channel row col"]:
+    if not isinstance(inputs, Tensor) or inputs.ndim != 4 or not inputs.is_floating_point():
+        found = f"{inputs.dtype} {list(inputs.shape)}" if isinstance(inputs, Tensor) else type(inputs).__name__
+        raise InputError(
+            f"inputs= is {found}. It would be a float tensor [sample, 3, row, col], resized and normalized already. "
+            "For a picture that is not, pass image=."
+        )
+    return inputs
+
+
+def _given_geometries(
+    inputs: Float[Tensor, "sample channel row col"],
+    photos: tuple[Photo, ...],
+    *,
+    model: nn.Module,
+    processor: Any,
+    options: TimmOptions,
+) -> tuple[Geometry, ...]:
+    """Say where the pixels of the user's tensors lie in the user's pictures; never a guess."""
+    size = (int(inputs.shape[3]), int(inputs.shape[2]))
+    if not photos:
+        return (Geometry(size_px=size),)
+    if len(photos) != len(inputs):
+        raise InputError(
+            f"inputs= has {len(inputs)} samples and image= {len(photos)} pictures. Each sample has its picture. "
+            "Pass as many of both, or inputs= alone."
+        )
+    found = []
+    for photo, given in zip(photos, inputs, strict=True):
+        made, geometry = photo_tensor(photo, model=model, processor=processor, options=options)
+        made = to_model(made, model)
+        same = made.shape == given.shape and bool((made - given).abs().max() <= 1e-3 * (made.max() - made.min()))
+        if not same and photo.size_px != size:
+            raise InputError(
+                f"inputs= ({size[0]} x {size[1]} px) is not what the transform makes of the picture '{photo.name}' "
+                f"({geometry}), so its places in the picture are not known. Pass processor= with the transform that "
+                "made it, or the picture at the tensor's size, or one of image= and inputs= alone."
+            )
+        found.append(geometry if same else Geometry(size_px=size))
+    return tuple(found)
+
+
+def _runner(model: nn.Module, inputs: Float[Tensor, "..."]) -> Callable[[], Any]:
+    """Return a call of the model that does not keep it alive."""
+    reference = weakref.ref(model)
+
+    def run() -> Any:
+        alive = reference()
+        if alive is None:
+            raise GoneError(
+                "The model was deleted, so it cannot run again. Maps keep a weak reference to a model that you passed. "
+                "Keep the model alive, or attend again."
+            )
+        output = alive(inputs)
+        return output if getattr(alive, "num_classes", 1) else Features(values=output)
+
+    return run
+
+
+def _phrase(geometries: tuple[Geometry, ...]) -> str:
+    phrases = dict.fromkeys(map(str, geometries))
+    width, height = geometries[0].model_px
+    return next(iter(phrases)) if len(phrases) == 1 else f"each resized and cropped to {width} x {height} px"
+
+
+def _layer(call: Call, facts: Facts, *, storage: Blocks, signed: bool = False) -> AttentionLayer:
+    layout = facts.layout
+    _, heads, queries, keys = storage.source.shape
+    pooled = bool(layout.pool) and call.module.startswith(layout.pool)
+    query: tuple[Axis, ...] = (Slots.count(layout.pool_slots),) if pooled else _axes(facts, queries, call)
+    return AttentionLayer(
+        name=call.module,
+        stream="vision",
+        kind="cross" if pooled else "self",
+        query=query,
+        key=_axes(facts, keys, call),
+        heads=heads,
+        residual="none" if pooled or (layout.refine and call.module.startswith(layout.refine)) else "identity",
+        normalized="signed" if signed else "over_keys",
+        error=call.error,
+        storage=(storage,),
+    )
+
+
+def _axes(facts: Facts, length: int, call: Call) -> tuple[Axis, ...]:
+    """Return the axis of `length` tokens, one alone if all samples share it."""
+    layout = facts.layout
+    content, special = layout.rows * layout.cols, len(layout.special)
+    if length not in (content, content + special):
+        raise ModelError(
+            f"{call.module} attends over {length} tokens. Expected are {content} patches ({layout.rows} x "
+            f"{layout.cols}), with {special} other tokens or without. Some were dropped or added on the way: mmattn.capture shows such a "
+            "layer as it is."
+        )
+    with_special = length == content + special
+    distinct = list(dict.fromkeys(facts.geometries))
+    made = {geometry: layout.axis(geometry, with_special=with_special) for geometry in distinct}
+    return tuple(made[geometry] for geometry in (distinct if len(distinct) == 1 else facts.geometries))
+
+
+def _difference(calls: list[Call], factor: float) -> Blocks:
+    """Return the signed map of differential attention, A1 - lambda A2 (Ye et al. 2024), dense.
+
+    timm's fused path makes two calls; its plain path one, whose weights are the difference already.
+    """
+    first = to_blocks(calls[0])
+    if len(calls) == 1:
+        return first
+    second = to_blocks(calls[1])
+    return Blocks(source=Dense(weights=first.weights() - factor * second.weights()), sample=first.sample)
+
+
+adapter = TimmVit()

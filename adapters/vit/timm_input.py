@@ -1,0 +1,127 @@
+"""How a picture reaches a timm model: timm's own evaluation transform, at any size that the model takes.
+
+The tensor equals what `timm.data.create_transform(**timm.data.resolve_model_data_config(model))`
+gives for the upright RGB picture; the geometry is read off that transform's steps.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from PIL import Image
+from timm.data.config import resolve_model_data_config
+from timm.data.transforms_factory import create_transform
+from torch import Tensor, nn
+
+from mmattn.errors import InputError
+from mmattn.schema.media import Photo
+
+from ..pixels import Geometry, Size
+from ..transforms import read_transform, run_transform
+from .timm_tokens import check_size, fixed_size
+
+
+@dataclass(frozen=True, kw_only=True)
+class TimmOptions:
+    """How a picture is brought to the model's size.
+
+    Parameters
+    ----------
+    size_px
+        Side of the model's square input, or (width, height); None: the size of the model's data
+        config. With `keep_aspect`, the shorter side.
+    keep_aspect
+        The whole picture at its own aspect, each side rounded to whole patches (so that a scale is
+        off by at most half a patch). For models that take any size.
+    crop
+        False: the whole picture, squeezed to the input's shape, instead of the config's center crop.
+
+    """
+
+    size_px: int | tuple[int, int] | None = None
+    keep_aspect: bool = False
+    crop: bool = True
+
+    def __post_init__(self) -> None:
+        sides = () if self.size_px is None else (self.size_px,) if isinstance(self.size_px, int) else self.size_px
+        if any(side < 1 for side in sides) or (self.keep_aspect and len(sides) > 1):
+            raise InputError(
+                f"size_px={self.size_px} with keep_aspect={self.keep_aspect} is no size. It is a side, at least 1 px, "
+                "or (width, height) without keep_aspect. Pass one of those."
+            )
+
+
+def photo_tensor(
+    photo: Photo, *, model: nn.Module, processor: Any, options: TimmOptions
+) -> tuple[Float[Tensor, "channel row col"], Geometry]:
+    """Return the tensor that the model gets for a photo, and where its pixels lie in the photo."""
+    transform = processor_of(photo, model=model, processor=processor, options=options)
+    tensor = run_transform(transform, Image.fromarray(photo.pixels))
+    return tensor, read_transform(transform, size_px=photo.size_px)
+
+
+def processor_of(photo: Photo, *, model: nn.Module, processor: Any, options: TimmOptions) -> Any:
+    """Return the user's transform, or the model's own at the size that the options ask for."""
+    if processor is not None:
+        if not callable(processor):
+            raise InputError(
+                f"processor= is a {type(processor).__name__}. It would be a transform of torchvision or timm, from a "
+                "PIL image to a tensor. Leave it out for the model's own."
+            )
+        return processor
+    config = resolve_model_data_config(model)  # type: ignore[no-untyped-call] # timm 1.0
+    channels = int(getattr(model, "in_chans", config["input_size"][0]))
+    if channels != 3:
+        raise InputError(
+            f"This model takes {channels} channels and its data config does not say how a picture becomes those. "
+            "Pass the prepared tensor as inputs=."
+        )
+    size = model_size(photo.size_px, model=model, config_px=config["input_size"][:0:-1], options=options)
+    config["input_size"] = (3, size[1], size[0])
+    if options.keep_aspect or not options.crop:
+        config.update(crop_mode="squash", crop_pct=1.0)
+    return create_transform(**config, is_training=False)
+
+
+def model_size(size_px: Size, *, model: nn.Module, config_px: Size, options: TimmOptions) -> Size:
+    """Return (width, height) of the model's input for a picture of `size_px`.
+
+    Raises
+    ------
+    InputError
+        The model cannot take it; the message says what it can.
+
+    """
+    given = options.size_px
+    native = fixed_size(model) or config_px
+    if options.keep_aspect:
+        short = given if isinstance(given, int) else min(native)
+        high, wide = model.patch_embed.feat_ratio(as_scalar=False)  # type: ignore[operator,union-attr]
+        scale = short / min(size_px)
+        size = (max(1, round(size_px[0] * scale / wide)) * wide, max(1, round(size_px[1] * scale / high)) * high)
+    elif given is None:
+        size = native
+    else:
+        size = (given, given) if isinstance(given, int) else given
+    check_size(model, size)
+    return int(size[0]), int(size[1])
+
+
+def stacked(tensors: list[Float[Tensor, "channel _row _col"]], *, model: nn.Module) -> Float[Tensor, "sample ..."]:
+    """Return pictures as one batch on the model's device, in its dtype."""
+    shapes = {tuple(tensor.shape) for tensor in tensors}
+    if len(shapes) > 1:
+        raise InputError(
+            f"The pictures reach the model in {len(shapes)} sizes: {sorted(shape[:0:-1] for shape in shapes)}. "
+            "A batch has one size. Attend them one by one, or leave keep_aspect out."
+        )
+    return to_model(torch.stack(tensors), model)
+
+
+def to_model(tensor: Float[Tensor, "..."], model: nn.Module) -> Float[Tensor, "..."]:
+    """Return the tensor on the model's device and in its dtype."""
+    for parameter in model.parameters():
+        if parameter.is_floating_point():
+            return tensor.to(device=parameter.device, dtype=parameter.dtype)
+    return tensor
