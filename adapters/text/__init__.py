@@ -1,0 +1,1 @@
+"""Models that read text, one library a file."""

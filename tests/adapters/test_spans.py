@@ -4,9 +4,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mmattn.adapters.spans import from_offsets, from_pieces, uncased
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+
 from mmattn.errors import InputError
 from mmattn.schema.tokens import Tokens
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
 CORPUS = ["the cat sat on the mat, and the catalog lay beside it", "Ein Café in Köln: größer als dort", "日本語 text", "naïve 🙂🚀"]
 TEXTS = st.text(st.sampled_from("abcCATé ñßÄ'!?.,日本\u3000🙂👩\u200d🚀\n\t0Ωσς"), max_size=24)
