@@ -201,7 +201,7 @@ def _residual(layer: AttentionLayer, recipe: _Recipe) -> float:
 
 
 def _bridge(row: Float[Tensor, "token one"], above: Axis, layer: AttentionLayer) -> Float[Tensor, "token one"]:
-    return transfer(row, above, layer.query_axis)
+    return transfer(above, layer.query_axis).move(row.T).T
 
 
 def _placed(question: Question, top: Axis, axis: Axis) -> tuple[int, ...]:
