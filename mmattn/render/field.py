@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float, UInt8
 
 from mmattn.render.marks import Box, Heat
 
-_REFINE = 8
+REFINE = 8
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -51,13 +51,13 @@ def refine(values: Float[np.ndarray, "row col"]) -> Float[np.ndarray, "fine_row 
 
     rows, cols = values.shape
     source = np.ascontiguousarray(values, dtype=np.float32)
-    size = (cols * _REFINE, rows * _REFINE)
+    size = (cols * REFINE, rows * REFINE)
     cubic = cv2.resize(source, size, interpolation=cv2.INTER_CUBIC)
     # Fine point i lies between the centers of cells (i - 4) // 8 and the next: their extremes bound it.
-    down = np.arange(rows * _REFINE) - _REFINE // 2
-    across = np.arange(cols * _REFINE) - _REFINE // 2
-    top, left = np.clip(down // _REFINE, 0, rows - 1), np.clip(across // _REFINE, 0, cols - 1)
-    below, right = np.clip(down // _REFINE + 1, 0, rows - 1), np.clip(across // _REFINE + 1, 0, cols - 1)
+    down = np.arange(rows * REFINE) - REFINE // 2
+    across = np.arange(cols * REFINE) - REFINE // 2
+    top, left = np.clip(down // REFINE, 0, rows - 1), np.clip(across // REFINE, 0, cols - 1)
+    below, right = np.clip(down // REFINE + 1, 0, rows - 1), np.clip(across // REFINE + 1, 0, cols - 1)
     four = (
         source[np.ix_(top, left)],
         source[np.ix_(top, right)],
@@ -72,7 +72,7 @@ def refine(values: Float[np.ndarray, "row col"]) -> Float[np.ndarray, "fine_row 
 def filled(values: Float[np.ndarray, "row col"]) -> Float[np.ndarray, "row col"]:
     """Return the values with every NaN replaced by the nearest value there is, so that edges do not bleed."""
     absent = np.isnan(values)
-    filled_in = np.nan_to_num(values)
+    filled_in: np.ndarray = np.nan_to_num(values)
     if absent.all():
         return filled_in
     at = np.argwhere(~absent)
@@ -114,8 +114,8 @@ def sample(
     there = inside & ~np.isnan(heat.values)[nearest_row, nearest_col]
     if not heat.smooth:
         return index_of(heat, filled(heat.values))[nearest_row, nearest_col], there
-    fine = refine(heat.scale.normalize(filled(heat.values))) * np.float32(255.0)
-    at_x, at_y = col * _REFINE - 0.5, row * _REFINE - 0.5
+    fine = (refine(heat.scale.normalize(filled(heat.values))) * 255.0).astype(np.float32)
+    at_x, at_y = col * REFINE - 0.5, row * REFINE - 0.5
     values = cv2.remap(fine, at_x, at_y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
     return np.round(values).astype(np.uint8), there
 

@@ -5,14 +5,13 @@ rotation, mirror. Nothing is stretched to fit: a picture of another shape is an 
 """
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from jaxtyping import Float
 
 from mmattn.errors import InputError, PlaceError
-from mmattn.render import color, contour, field
+from mmattn.render import color, contour
 from mmattn.render.drawing import Drawing, Panel
 from mmattn.render.marks import Boxes, ColorBar, Heat, Key, Lines, Mark, Raster, Scale, Unseen
 from mmattn.schema.axes import PatchGrid
@@ -25,6 +24,7 @@ if TYPE_CHECKING:
 QUERY_COLOR = (64, 224, 255)
 CONTOUR_COLOR = (255, 255, 255)
 FRAME_COLOR = (255, 255, 255)
+QUERY_WORD = "the patch that asks"
 
 _UNITS = {
     "share": "share of attention",
@@ -167,7 +167,7 @@ def content_values(relevance: Relevance, *, row: int) -> Float[np.ndarray, "row 
 
 def cells_to_input(grid: PatchGrid) -> Float[np.ndarray, "2 3"]:
     """Return the affine from cells (col, row, 1) to pixels of the original picture."""
-    return grid.to_input.astype(np.float64) * np.array([grid.patch_px[0], grid.patch_px[1], 1.0])
+    return np.asarray(grid.to_input * np.array([grid.patch_px[0], grid.patch_px[1], 1.0]), dtype=np.float64)
 
 
 def uniform_share(relevance: Relevance, *, row: int) -> float | None:
@@ -212,6 +212,23 @@ def unseen(grid: PatchGrid, values: Float[np.ndarray, "row col"]) -> Float[np.nd
     return inside[(inside[:, 2] > inside[:, 0]) & (inside[:, 3] > inside[:, 1])]
 
 
+def query_marks(relevance: Relevance, *, row: int, width_px: float = 2.5) -> list[Mark]:
+    """Return the outline of the patches that ask: a box, or a line round patches that form none."""
+    grid = picture_axis(relevance)
+    asked = relevance.query_tokens[row] if relevance.query_tokens is not None else ()
+    if not asked:
+        return []
+    boxes = np.array([grid.place(token) for token in asked], dtype=np.float64)
+    cells = np.zeros((grid.rows, grid.cols), dtype=bool)
+    cells.flat[grid.cells[list(asked)]] = True
+    rows, cols = np.flatnonzero(cells.any(axis=1)), np.flatnonzero(cells.any(axis=0))
+    if cells.sum() == (rows[-1] - rows[0] + 1) * (cols[-1] - cols[0] + 1):
+        whole = np.concatenate([boxes[:, :2].min(axis=0), boxes[:, 2:].max(axis=0)])[None]
+        return [Boxes(boxes=whole, width_px=width_px, color=QUERY_COLOR, name="query")]
+    paths = _placed(contour.edges(cells), cells_to_input(grid))
+    return [Lines(paths=paths, width_px=width_px, color=QUERY_COLOR, name="query")]
+
+
 def _around(
     relevance: Relevance, heat: Heat, *, row: int, contour_mass: float | None
 ) -> tuple[tuple[Mark, ...], tuple[Key, ...]]:
@@ -227,18 +244,24 @@ def _around(
     if contour_mass is not None:
         marks.append(_contour(heat, contour_mass))
         keys.append(Key(kind="line", word=f"{100 * contour_mass:.3g} % of the mass", color=CONTOUR_COLOR))
-    asked = relevance.query_tokens[row] if relevance.query_tokens is not None else -1
-    if asked >= 0:
-        marks.append(Boxes(boxes=np.array([grid.place(asked)]), width_px=2.5, color=QUERY_COLOR, name="query"))
-        keys.append(Key(kind="box", word="the patch that asks", color=QUERY_COLOR))
+    asked = query_marks(relevance, row=row)
+    if asked:
+        marks += asked
+        keys.append(Key(kind="box", word=QUERY_WORD, color=QUERY_COLOR))
     return tuple(marks), tuple(keys)
 
 
 def _contour(heat: Heat, share: float) -> Lines:
     chosen = contour.mass_cells(heat.values, share=share)
     paths = contour.level_line(heat.values, chosen=chosen) if heat.smooth else contour.edges(chosen)
-    placed = paths @ heat.to_panel[:, :2].T + heat.to_panel[:, 2]
-    return Lines(paths=placed, width_px=1.8, color=CONTOUR_COLOR, name="contour")
+    return Lines(paths=_placed(paths, heat.to_panel), width_px=1.8, color=CONTOUR_COLOR, name="contour")
+
+
+def _placed(
+    paths: Float[np.ndarray, "line point 2"], affine: Float[np.ndarray, "2 3"]
+) -> Float[np.ndarray, "line point 2"]:
+    placed: np.ndarray = paths @ affine[:, :2].T + affine[:, 2]
+    return placed
 
 
 def _options(parameters: Mapping[str, object]) -> str:

@@ -5,6 +5,7 @@ title, column labels, rows of panels (each with its own title, legend and captio
 caption. Text grows slowly with the picture: 11 px at 300 px, about 24 px at 1080p, 40 px at 4K.
 """
 
+import math
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -256,32 +257,39 @@ class _Builder:
         """The color bar, then swatches beside it, or under it where there is no room."""
         if bar is None and not keys:
             return
-        top, at, bottom = self.y, x, self.y
-        if bar is not None:
-            length = min(width, max(18 * self.em, round(0.42 * width)))
-            bottom = self._bar(bar, x=x, length=length)
-            at = x + length + 2 * self.em
         size, step = self._small, round(1.6 * self.em)
-        y = top
-        for key in keys:
-            need = 2 * self.em + round(fonts.width(fonts.clean(key.word), size_px=size))
-            if at + need > x + width and at > x:
-                at, y = (x + 0, max(bottom, y + step)) if bar is None or y > top else (x, bottom + self.em // 3)
-            box = (round(at), y + round(0.3 * self.em), round(1.4 * self.em), self.em)
-            self.pieces.append(Swatch(rect=box, key=key))
-            word = _fitted(key.word, size, width - 2 * self.em)
-            self.pieces.append(
-                Text(x=at + round(1.9 * self.em), y=y + 0.8 * self.em, text=word, size_px=size, color=SOFT)
-            )
+        needs = [2 * self.em + round(fonts.width(fonts.clean(key.word), size_px=size)) for key in keys]
+        top, left, bottom = self.y, x, self.y
+        if bar is not None:
+            length = self._bar_length(bar, width)
+            bottom = self._bar(bar, x=x, length=length)
+            beside = x + length + 2 * self.em
+            fits = bool(needs) and beside + max(needs) <= x + width
+            left, top = (beside, top) if fits else (x, bottom + self.em // 3)
+        at, y = left, top
+        for key, need in zip(keys, needs, strict=True):
+            if at > left and at + need > x + width:
+                at, y = left, y + step
+            self._key(key, x=at, y=y, width=x + width - at)
             at += need + round(1.2 * self.em)
-            bottom = max(bottom, y + step)
-        self.y = bottom
+        self.y = max(bottom, y + step if keys else bottom)
+
+    def _key(self, key: Key, *, x: int, y: int, width: int) -> None:
+        size = self._small
+        rect = (x, y + round(0.3 * self.em), round(1.4 * self.em), self.em)
+        self.pieces.append(Swatch(rect=rect, key=key))
+        word = _fitted(key.word, size, width - 1.9 * self.em)
+        self.pieces.append(Text(x=x + 1.9 * self.em, y=y + 0.8 * self.em, text=word, size_px=size, color=SOFT))
+
+    def _bar_length(self, bar: ColorBar, width: int) -> int:
+        """Room for the words over it and the numbers under it, and less than half of a wide picture."""
+        words = fonts.width(_bar_words(bar), size_px=self._small) + 2
+        return round(min(width, max(18 * self.em, 0.36 * width, words)))
 
     def _bar(self, bar: ColorBar, *, x: int, length: int) -> int:
         """The unit over the strip, numbers under it; returns where it ends."""
         size, scale = self._small, bar.scale
-        words = [f"{word} = {color.number(value)}" for value, word in bar.ticks]
-        label = _fitted(" · ".join([bar.label, *words] if bar.label else words), size, length)
+        label = _fitted(_bar_words(bar), size, length)
         self.pieces.append(Text(x=x, y=self.y + 0.7 * size, text=label, size_px=size, color=SOFT))
         y = self.y + round(1.6 * size)
         high = max(6, round(0.7 * self.em))
@@ -302,8 +310,13 @@ class _Builder:
         return y + high + round(1.5 * size)
 
 
+def _bar_words(bar: ColorBar) -> str:
+    words = [f"{word} = {color.number(value)}" for value, word in bar.ticks]
+    return " · ".join([bar.label, *words] if bar.label else words)
+
+
 def _em(width: float, height: float) -> int:
-    return max(_LEAST_EM, round(0.0118 * (width * height) ** 0.5 + 7))
+    return max(_LEAST_EM, round(0.0118 * math.sqrt(width * height) + 7))
 
 
 def _margin(em: int) -> int:

@@ -52,8 +52,8 @@ def encode(drawing: Drawing, suffix: str, *, width_px: int | None = None) -> byt
     most = {"jpg": 65_500, "jpeg": 65_500, "webp": 16_383}.get(suffix, 1_000_000)
     if max(pixels.shape[:2]) > most:
         raise InputError(
-            f"The drawing is {pixels.shape[1]} x {pixels.shape[0]} px. A .{suffix} file holds at most {most} px a side. "
-            "Save it as .png, or pass a smaller width_px."
+            f"The drawing is {pixels.shape[1]} x {pixels.shape[0]} px. A .{suffix} file holds at most {most} px a "
+            "side. Save it as .png, or pass a smaller width_px."
         )
     return encode_pixels(pixels, suffix)
 
@@ -236,7 +236,7 @@ def _veil(view: Pixels, box: Float[np.ndarray, "4"], unit: float) -> None:
 
 
 def _lines(view: Pixels, mark: Lines, to_output: Float[np.ndarray, "2 3"], unit: float) -> None:
-    paths = _fixed(_points(mark.paths, to_output))
+    paths = list(_fixed(_points(mark.paths, to_output)))
     thick = max(1, round(mark.width_px * unit))
     if mark.halo:
         cv2.polylines(view, paths, False, HALO, thick + 2 * max(1, round(0.7 * unit)), cv2.LINE_AA, _SHIFT)
@@ -334,9 +334,11 @@ def _swatch(canvas: Pixels, rect: Rect, key: Key, unit: float) -> None:
 def _points(
     points: Float[np.ndarray, "line point 2"], to_output: Float[np.ndarray, "2 3"]
 ) -> Float[np.ndarray, "line point 2"]:
-    return points @ to_output[:, :2].T + to_output[:, 2]
+    moved: np.ndarray = points @ to_output[:, :2].T + to_output[:, 2]
+    return moved
 
 
 def _fixed(points: Float[np.ndarray, "line point 2"]) -> np.ndarray:
     """Pixel edges to OpenCV's pixel centers, in sixteenths; kept inside what it can draw."""
-    return np.clip(np.round((points - 0.5) * 2**_SHIFT), -(2**26), 2**26).astype(np.int32)
+    whole: np.ndarray = np.clip(np.round((points - 0.5) * 2**_SHIFT), -(2**26), 2**26).astype(np.int32)
+    return whole

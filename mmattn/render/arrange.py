@@ -1,0 +1,74 @@
+"""Drawings beside one another."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from mmattn.errors import InputError
+from mmattn.render.drawing import Drawing, Panel
+from mmattn.render.marks import Raster
+from mmattn.schema.media import Photo
+
+
+def side_by_side(
+    drawings: Sequence[Drawing | Photo], *, titles: Sequence[str] | None = None, cols: int | None = None
+) -> Drawing:
+    """Return drawings (or plain photos) beside one another, their pictures equally high.
+
+    Legends and captions that all of them share are shown once, below.
+
+    Parameters
+    ----------
+    titles
+        One for each; by default a drawing's own title, and none over a photo.
+    cols
+        How many in a row; by default all of them.
+
+    Raises
+    ------
+    InputError
+        For no drawings, titles of another number, or a drawing that is a sheet itself.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> photo = Photo(pixels=np.zeros((48, 64, 3), np.uint8))
+    >>> side_by_side([photo, photo], titles=["one", "two"]).panels[1].title
+    'two'
+    """
+    if not drawings or (titles is not None and len(titles) != len(drawings)):
+        given = "no titles" if titles is None else f"{len(titles)} titles"
+        raise InputError(
+            f"{len(drawings)} drawings and {given} cannot stand side by side. There is at least one drawing, and a "
+            "title for each or none at all. Pass titles=None, or as many as drawings."
+        )
+    names = list(titles) if titles is not None else [getattr(drawing, "title", "") for drawing in drawings]
+    panels = [_panel(drawing, name) for drawing, name in zip(drawings, names, strict=True)]
+    legends = {(panel.bar, panel.keys) for panel in panels if panel.bar or panel.keys}
+    bar, keys = legends.pop() if len(legends) == 1 else (None, ())
+    captions = {panel.caption for panel in panels if panel.caption}
+    caption = captions.pop() if len(captions) == 1 else ""
+    if bar is not None or keys:
+        panels = [replace(panel, bar=None, keys=()) for panel in panels]
+    if caption:
+        panels = [replace(panel, caption="") for panel in panels]
+    return Drawing(panels=tuple(panels), cols=cols or len(panels), bar=bar, keys=keys, caption=caption)
+
+
+def _panel(drawing: Drawing | Photo, title: str) -> Panel:
+    if isinstance(drawing, Photo):
+        width, height = drawing.size_px
+        space = (0.0, 0.0, float(width), float(height))
+        return Panel(space=space, marks=(Raster(pixels=drawing.pixels, box=space),), title=title)
+    if len(drawing.panels) != 1:
+        raise InputError(
+            f"One of the drawings has {len(drawing.panels)} panels. Only drawings of one panel stand side by side. "
+            "Save a sheet by itself."
+        )
+    panel = drawing.panels[0]
+    return replace(
+        panel,
+        title=title,
+        caption=drawing.caption or panel.caption,
+        bar=panel.bar or drawing.bar,
+        keys=panel.keys or drawing.keys,
+    )
