@@ -43,7 +43,8 @@ def load(name: str) -> Adapter | None:
     known = installed()
     if name not in known:
         raise NotFoundError(
-            f'There is no adapter "{name}". Installed are: {nearest(name, known)}. Pass one of those, or install its package.'
+            f'There is no adapter "{name}". Installed are: {nearest(name, known)}. '
+            "Pass one of those, or install its package."
         )
     try:
         adapter = known[name].load()
@@ -90,7 +91,7 @@ def unwrap(model: nn.Module) -> nn.Module:
         ):
             inner = model.module
         if inner is None and callable(getattr(model, "get_base_model", None)) and hasattr(model, "peft_config"):
-            inner = model.get_base_model()
+            inner = model.get_base_model()  # type: ignore[operator]
         if isinstance(inner, nn.Module):
             model = inner
     return model

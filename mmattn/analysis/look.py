@@ -129,8 +129,8 @@ def check_finite(layer: AttentionLayer, values: Float[Tensor, "..."]) -> None:
     if not bool(torch.isfinite(values).all()):
         bad = int((~torch.isfinite(values)).sum())
         raise InputError(
-            f"Layer {layer.name} gives {bad} of {values.numel()} values that are NaN or infinite. Attention weights are "
-            "finite. Look for overflow in the model (half precision?) or broken weights."
+            f"Layer {layer.name} gives {bad} of {values.numel()} values that are NaN or infinite. Attention weights "
+            "are finite. Look for overflow in the model (half precision?) or broken weights."
         )
 
 

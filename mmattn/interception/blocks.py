@@ -69,5 +69,5 @@ def _four(tensor: Tensor, heads: int | None) -> Tensor:
     if tensor.dim() == 2:
         return tensor[None, None]
     if tensor.dim() == 3 and heads and tensor.shape[0] % heads == 0 and tensor.shape[0] > 1:
-        return tensor.unflatten(0, (-1, heads))
+        return tensor.view(-1, heads, *tensor.shape[1:])
     return tensor.flatten(0, -3)[:, None]

@@ -139,6 +139,21 @@ class AttentionMaps:
             raise NotFoundError(f"No layer is of {asked}. There are: {there}. Pass stream= and kind= from those.")
         return tuple(found)
 
+    def named(
+        self,
+        *,
+        weights: str | None = None,
+        labels: tuple[str, ...] | None = None,
+        model_ref: Callable[[], nn.Module | None] | None = None,
+    ) -> "AttentionMaps":
+        """Return these maps with what only the opener knows: the weights' name, class names, the model."""
+        return replace(
+            self,
+            source=self.source if weights is None else replace(self.source, weights=weights),
+            labels=labels or self.labels,
+            model_ref=model_ref or self.model_ref,
+        )
+
     def save(self, path: "str | PathLike[str]") -> None:
         """Write the maps to a safetensors file; `mmattn.load` reads it back."""
         from mmattn.schema.store import save

@@ -1,0 +1,298 @@
+"""The doors: a few lines of dispatch each, on the axes of what is given.
+
+Here the parts are composed: readers and adapters make maps, analysis makes relevance of maps,
+renderers make drawings of relevance. A batch gives a list in the order of the inputs.
+"""
+
+import warnings
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from os import PathLike
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from mmattn import analysis, plugins, render
+from mmattn.analysis.queries import Query
+from mmattn.attending import read_media, run_and_join, tensors_alike
+from mmattn.errors import InputError, ModelError, NotFoundError
+from mmattn.interception import Call, Recording
+from mmattn.interception import capture as record
+from mmattn.interception import intervene as write
+from mmattn.interception.protocol import Adapter, MediaGiven
+from mmattn.render.drawing import Drawing
+from mmattn.schema.layers import Kind
+from mmattn.schema.maps import AttentionMaps, keep, keep_weakly
+from mmattn.schema.media import Photo
+from mmattn.schema.results import Relevance
+
+Result = TypeVar("Result")
+Edit = Callable[[Tensor, Call], Tensor | None]
+
+
+def attend(
+    model: nn.Module | str | Recording,
+    *,
+    image: Any = None,
+    text: Any = None,
+    audio: Any = None,
+    video: Any = None,
+    graph: Any = None,
+    inputs: Any = None,
+    processor: Any = None,
+    generate: int | None = None,
+    options: Any = None,
+    pass_index: int | None = None,
+) -> AttentionMaps:
+    """Run a model on an input and return what it attended to.
+
+    Parameters
+    ----------
+    model
+        A module, a name such as `mmattn:dinov2-small` or `timm:vit_small_patch16_224`, or a
+        recording of `mmattn.capture` that is to get its places.
+    image, text, audio, video, graph
+        What the model looked at: a path, a PIL image, an array or tensor; a text; a list for a batch.
+    inputs
+        The model's own prepared tensors, which are never normalized twice.
+    processor
+        The transform or processor to use instead of the model's own.
+    generate
+        Number of tokens to generate, for models that do.
+    options
+        The adapter's own options, such as `mmattn.adapters.vit.timm.TimmOptions(size_px=518)`.
+    pass_index
+        Which forward pass of a recording that holds several.
+
+    Raises
+    ------
+    ModelError
+        When no adapter reads the model (`mmattn.capture` still does), or it has no attention.
+    InputError
+        When the input cannot be used, or is not what a recording saw.
+
+    Examples
+    --------
+    >>> import timm
+    >>> model = timm.create_model("vit_tiny_patch16_224", img_size=64).eval()
+    >>> maps = attend(model, inputs=torch.rand(1, 3, 64, 64))
+    >>> maps["blocks.0.attn"].weights().shape
+    torch.Size([3, 17, 17])
+    """
+    media = read_media(
+        MediaGiven(image=image, text=text, audio=audio, video=video, graph=graph, inputs=inputs, generate=generate)
+    )
+    if isinstance(model, Recording):
+        return _lift(model, media, processor=processor, options=options, pass_index=pass_index)
+    if pass_index is not None:
+        raise InputError("pass_index chooses a pass of a recording, and this is a model. Leave pass_index out.")
+    if isinstance(model, str):
+        name, adapter, opened = plugins.open_model(model)
+        opened_model = opened.model
+        processor = opened.processor if processor is None else processor
+        maps = run_and_join(name, adapter, opened_model, media, processor=processor, options=options)
+        return maps.named(weights=opened.weights or model, labels=opened.labels, model_ref=keep(opened_model))
+    name, adapter = plugins.claiming(model)
+    if model.training:
+        warnings.warn(
+            f"{type(model).__name__} is in training mode: dropout and stochastic depth make its maps random. "
+            "Call model.eval() first.",
+            stacklevel=2,
+        )
+    maps = run_and_join(name, adapter, model, media, processor=processor, options=options)
+    return maps.named(model_ref=keep_weakly(model))
+
+
+def _lift(
+    recording: Recording, media: MediaGiven, *, processor: Any, options: Any, pass_index: int | None
+) -> AttentionMaps:
+    """Give places to a recording: prepare the same input, see that it is the same, then join."""
+    count = recording.passes
+    if pass_index is None and count != 1:
+        raise InputError(
+            f"This recording holds {count} forward passes. One image belongs to one pass. Pass pass_index=0 to {count - 1}."
+        )
+    index = pass_index or 0
+    if not 0 <= index < count:
+        raise NotFoundError(
+            f"There is no pass {index}: the recording has {count}, 0 to {count - 1}. Pass one of those."
+        )
+    model = recording.model
+    name, adapter = plugins.claiming(model)
+    prepared = adapter.prepare(plugins.unwrap(model), media, processor, options)
+    tensors_alike(prepared.inputs, recording.inputs[index])
+    maps = run_and_join(name, adapter, model, media, prepared=prepared, recording=recording, pass_index=index)
+    return maps.named(model_ref=keep_weakly(model))
+
+
+def capture(model: nn.Module) -> AbstractContextManager[Recording]:
+    """Record the attention of any torch module while it runs: `with capture(model) as recording: model(x)`.
+
+    The model runs as it is: fused kernels, any dtype, compiled or not. `recording.maps` then holds
+    its layers over bare Positions; `attend(recording, image=...)` gives them places where an adapter
+    knows the model.
+
+    Raises
+    ------
+    NoAttentionError
+        On leaving, when no attention was seen; the likely cause is named.
+
+    Examples
+    --------
+    >>> layer = nn.MultiheadAttention(8, 2, batch_first=True).eval()
+    >>> x = torch.rand(1, 5, 8)
+    >>> with capture(layer) as recording:
+    ...     _ = layer(x, x, x)
+    >>> recording.maps[0].weights().shape
+    torch.Size([2, 5, 5])
+    """
+    return record(model, taps=_taps(model))
+
+
+def intervene(
+    model: nn.Module, edit: Edit, *, layers: str | Sequence[str] | None = None
+) -> AbstractContextManager[None]:
+    """Change attention weights while a model runs: `with intervene(model, edit): model(x)`.
+
+    Parameters
+    ----------
+    model
+        Any torch module.
+    edit
+        `edit(weights, call)` gets the weights `[..., query, key]` at the point where they meet the
+        values, and returns others or None to leave them (and the fused kernel) alone.
+    layers
+        Module paths to limit it to.
+
+    Examples
+    --------
+    >>> layer = nn.MultiheadAttention(8, 2, batch_first=True).eval()
+    >>> x = torch.rand(1, 5, 8)
+    >>> with intervene(layer, lambda weights, call: torch.full_like(weights, 1 / 5)):
+    ...     y, _ = layer(x, x, x)
+    >>> bool(torch.allclose(y[0, 0], y[0, 1]))
+    True
+    """
+    return write(model, edit, layers=layers, taps=_taps(model))
+
+
+def look(
+    maps: AttentionMaps,
+    *,
+    stream: str | None = None,
+    kind: Kind | None = None,
+    layer: int | str = -1,
+    head: int | str | None = None,
+    query: Query = None,
+) -> Any:
+    """Return the raw attention of one layer; for a batch a list. See `mmattn.analysis.look.look`."""
+    return _each(maps, lambda one: analysis.look(one, stream=stream, kind=kind, layer=layer, head=head, query=query))
+
+
+def rollout(
+    maps: AttentionMaps,
+    *,
+    stream: str | None = None,
+    query: Query = None,
+    head_fusion: str = "mean",
+    discard_ratio: float = 0.0,
+    start_layer: int = 0,
+    residual_weight: float = 0.5,
+) -> Any:
+    """Return attention followed through all layers; for a batch a list. See `mmattn.analysis.rollout.rollout`."""
+    return _each(
+        maps,
+        lambda one: analysis.rollout(
+            one,
+            stream=stream,
+            query=query,
+            head_fusion=head_fusion,
+            discard_ratio=discard_ratio,
+            start_layer=start_layer,
+            residual_weight=residual_weight,
+        ),
+    )
+
+
+overlay = render.overlay
+side_by_side = render.side_by_side
+
+
+def head_grid(
+    maps: AttentionMaps,
+    *,
+    stream: str | None = None,
+    kind: Kind | None = None,
+    query: Query = None,
+    layers: Sequence[int] | None = None,
+    scale: str = "shared",
+) -> Drawing:
+    """Draw every layer x head of one sample in one labelled sheet, on one scale.
+
+    Parameters
+    ----------
+    maps
+        Maps of a single sample.
+    stream, kind, query
+        As for `look`.
+    layers
+        Only these layers (indices within the stream).
+    scale
+        `"shared"`: all tiles compare; `"panel"`: each tile has its own, said in the picture.
+    """
+    found = analysis.look_at_heads(maps, stream=stream, kind=kind, query=query, layers=layers)
+    return render.sheet(
+        [tile for row in found for tile in row.heads],
+        rows=len(found),
+        cols=max(len(row.heads) for row in found),
+        row_labels=[row.label for row in found],
+        col_labels=[f"head {head}" for head in range(max(len(row.heads) for row in found))],
+        scale=scale,
+    )
+
+
+def draw(anything: Any) -> Any:
+    """Return the drawing that fits: maps are rolled out and overlaid, a relevance is overlaid, a batch gives a list."""
+    if isinstance(anything, Drawing):
+        return anything
+    if isinstance(anything, Relevance):
+        return overlay(anything)
+    if isinstance(anything, AttentionMaps):
+        found = rollout(anything)
+        return [overlay(one) for one in found] if isinstance(found, list) else overlay(found)
+    if isinstance(anything, list | tuple):
+        return [draw(one) for one in anything]
+    raise InputError(
+        f"A {type(anything).__name__} cannot be drawn. Maps, a relevance or a drawing can. Pass what mmattn returned."
+    )
+
+
+def load(path: "str | PathLike[str]") -> AttentionMaps:
+    """Return maps that `maps.save(path)` wrote; tensors are read when they are first needed.
+
+    Raises
+    ------
+    FormatError
+        When the file is truncated, foreign, hostile or from a newer schema.
+    """
+    from mmattn.schema.store import load as read
+
+    return read(path)
+
+
+def _each(maps: AttentionMaps, job: Callable[[AttentionMaps], Result]) -> Result | list[Result]:
+    if not isinstance(maps, AttentionMaps):
+        raise InputError(
+            f"A {type(maps).__name__} was given where maps are needed. Pass what mmattn.attend, mmattn.load or recording.maps gave."
+        )
+    return job(maps) if maps.sample_count == 1 else [job(one) for one in maps.samples]
+
+
+def _taps(model: nn.Module) -> tuple[Any, ...]:
+    """Return the extra points of interception of the adapter that claims the model; none where none does."""
+    try:
+        _, adapter = plugins.claiming(model)
+    except ModelError:
+        return ()
+    return (adapter.taps,)

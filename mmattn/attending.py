@@ -1,0 +1,128 @@
+"""The steps of `attend`: read what was given, run under interception, let the adapter join calls to axes."""
+
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mmattn.errors import InputError, ModelError
+from mmattn.interception import Recording, capture
+from mmattn.interception.protocol import Adapter, MediaGiven, Prepared
+from mmattn.plugins import unwrap
+from mmattn.readers import read_photo
+from mmattn.schema.maps import AttentionMaps
+from mmattn.schema.source import Source
+
+# Largest difference, as a share of the range, at which two inputs count as the same.
+SAME_INPUT = 1e-3
+
+
+def read_media(given: MediaGiven) -> MediaGiven:
+    """Return what was given with pictures read into Photos.
+
+    Raises
+    ------
+    InputError
+        When nothing was given.
+    """
+    if all(value is None for value in (given.image, given.text, given.audio, given.video, given.graph, given.inputs)):
+        raise InputError(
+            "There is nothing to look at. Pass image=, text=, audio=, video= or graph=, or prepared tensors as inputs=."
+        )
+    if given.image is None:
+        return given
+    image = given.image
+    photos: Any = [read_photo(one) for one in image] if isinstance(image, list | tuple) else read_photo(image)
+    if isinstance(photos, list) and not photos:
+        raise InputError("The list of images is empty. A batch holds at least one. Pass one image or several.")
+    return MediaGiven(
+        image=photos,
+        text=given.text,
+        audio=given.audio,
+        video=given.video,
+        graph=given.graph,
+        inputs=given.inputs,
+        generate=given.generate,
+    )
+
+
+def run_and_join(
+    name: str,
+    adapter: Adapter,
+    model: nn.Module,
+    media: MediaGiven,
+    *,
+    processor: Any = None,
+    options: Any = None,
+    prepared: Prepared | None = None,
+    recording: Recording | None = None,
+    pass_index: int = 0,
+) -> AttentionMaps:
+    """Prepare, run under interception (unless a recording is there already), and join the calls to axes."""
+    inner = unwrap(model)
+    if prepared is None:
+        prepared = adapter.prepare(inner, media, processor, options)
+    if recording is None:
+        with torch.no_grad(), capture(inner, taps=(adapter.taps,)) as recording:
+            prepared.run()
+    calls = [call for call in recording.calls if call.pass_index == pass_index]
+    layers = tuple(adapter.layers(calls, prepared))
+    if not layers:
+        raise ModelError(
+            f"{type(inner).__name__} made {len(calls)} attention calls and none is over tokens with a place. "
+            "Token attention is needed for a picture. See them with mmattn.capture, or use a gradient method."
+        )
+    return AttentionMaps(
+        layers=layers,
+        media=prepared.media,
+        source=Source(
+            model=f"{name.split('.')[0]} {type(inner).__name__}",
+            adapter=name,
+            versions=_versions(name.split(".")[0]),
+            preprocessing=prepared.preprocessing,
+        ),
+        default_stream=adapter.default_stream,
+        readout=prepared.readout,
+        rerun=prepared.run,
+    )
+
+
+def tensors_alike(prepared: Sequence[Tensor], recorded: Sequence[Tensor]) -> None:
+    """Raise unless the prepared tensors are those that a recording saw.
+
+    Raises
+    ------
+    InputError
+        When one differs by more than a thousandth of its range.
+    """
+    if len(recorded) < len(prepared):
+        raise InputError(
+            f"The recording saw {len(recorded)} tensors and this input gives {len(prepared)}. They must be the same input. "
+            "Pass what the model was run on."
+        )
+    for ours, theirs in zip(prepared, recorded, strict=False):
+        if ours.shape != theirs.shape:
+            raise InputError(
+                f"The recording saw a tensor of shape {list(theirs.shape)} and this input gives {list(ours.shape)}. "
+                "They must be the same input. Pass the image that was run, and its transform as processor=."
+            )
+        mine, seen = ours.detach().float().cpu(), theirs.detach().float().cpu()
+        span = float(seen.max() - seen.min()) or 1.0
+        apart = float((mine - seen).abs().max()) / span
+        if apart > SAME_INPUT:
+            raise InputError(
+                f"The recording saw another input: it differs by {apart:.1%} of its range from this one prepared. "
+                "They must be the same. Pass the image that was run, and its transform as processor=."
+            )
+
+
+def _versions(library: str) -> dict[str, str]:
+    found = {}
+    for package in ("mmattn", "torch", library):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
