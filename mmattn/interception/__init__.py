@@ -1,0 +1,6 @@
+"""One point at which every model's attention is read and written."""
+
+from mmattn.interception.calls import Call as Call
+from mmattn.interception.formula import weights_of as weights_of
+from mmattn.interception.record import Recording as Recording
+from mmattn.interception.record import capture as capture

@@ -1,0 +1,173 @@
+"""The fused kernels: scaled_dot_product_attention, plain or jagged, and multi_head_attention_forward.
+
+q, k, v, mask, scale, causality and grouped heads are seen as the kernel gets them; nothing is computed
+but two rows for the self-check. `multi_head_attention_forward` is entered again with the mode on, so
+that the kernel or the softmax inside it is seen.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mmattn.interception.calls import Call
+from mmattn.interception.formula import attention_weights, repeat_heads
+from mmattn.interception.mode import AttentionMode, Handler, Sight
+from mmattn.interception.selfcheck import fused_error
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Arguments:
+    """What scaled_dot_product_attention was called with."""
+
+    query: Tensor
+    key: Tensor
+    value: Tensor
+    attn_mask: Tensor | None = None
+    dropout_p: float = 0.0
+    is_causal: bool = False
+    scale: float | None = None
+    enable_gqa: bool = False
+
+
+_NAMES = tuple(_Arguments.__dataclass_fields__)
+
+
+def on_sdpa(mode: AttentionMode, func: Any, types: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """See one fused attention."""
+    given = _Arguments(**dict(zip(_NAMES, args, strict=False)), **kwargs)
+
+    def run() -> Any:
+        return func(*args, **kwargs)
+
+    if given.query.is_nested:
+        return _on_jagged(mode, given, run)
+    call = _call(given)
+
+    def weights() -> Tensor:
+        return attention_weights(
+            _as_kernel(given.query), _as_kernel(given.key), mask=call.mask, causal=call.causal, scale=call.scale
+        )
+
+    def rerun(edited: Tensor) -> Tensor:
+        return contract(edited, _as_kernel(given.value), dropout=given.dropout_p)
+
+    return mode.attend(
+        Sight(
+            draft=call,
+            value=given.value,
+            weights=weights,
+            run=run,
+            rerun=rerun,
+            check=lambda kept, out: fused_error(kept, given.value, out),
+        )
+    )
+
+
+def on_multi_head(mode: AttentionMode, func: Any, types: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Enter torch's own multi-head attention with the mode on, so that what it calls inside is seen."""
+    with mode:
+        return torch.overrides.redispatch_function(func, types, args, kwargs)
+
+
+def contract(weights: Tensor, value: Tensor, *, dropout: float) -> Tensor:
+    """Return edited weights times value, dropped out as the call would."""
+    dropped = F.dropout(weights, dropout) if dropout else weights
+    return dropped.to(value.dtype) @ repeat_heads(value, like=dropped)
+
+
+def _call(given: _Arguments) -> Call:
+    scale = 1 / math.sqrt(given.query.shape[-1]) if given.scale is None else float(given.scale)
+    return Call(
+        module="",
+        order=0,
+        pass_index=0,
+        q=_as_kernel(given.query),
+        k=_as_kernel(given.key),
+        mask=_dense_mask(given.attn_mask),
+        causal=bool(given.is_causal),
+        scale=scale,
+        dropout=float(given.dropout_p),
+        value_dim=given.value.shape[-1],
+    )
+
+
+def _as_kernel(tensor: Tensor) -> Tensor:
+    """Cast as autocast would inside the kernel."""
+    device = tensor.device.type
+    if not torch.is_autocast_enabled(device) or not tensor.is_floating_point() or tensor.dtype == torch.float64:
+        return tensor
+    return tensor.to(torch.get_autocast_dtype(device))
+
+
+def _dense_mask(mask: Tensor | None) -> Tensor | None:
+    """Turn torch's CausalBias, which holds no numbers, into a mask."""
+    if mask is None or type(mask) is Tensor or not hasattr(mask, "_materialize"):
+        return mask
+    dense: Tensor = mask._materialize(mask.device)
+    return dense
+
+
+def _on_jagged(mode: AttentionMode, given: _Arguments, run: Any) -> Any:
+    """See samples of different lengths: padded, with a mask that allows only what is there.
+
+    Padded rows have no allowed key: their weights are zero.
+    """
+    query, key, value = (_padded(tensor) for tensor in (given.query, given.key, given.value))
+    mask = _lengths_mask(given.query)[..., :, None] & _lengths_mask(given.key)[..., None, :]
+    call = _call(
+        _Arguments(
+            query=query,
+            key=key,
+            value=value,
+            attn_mask=mask[:, None],
+            dropout_p=given.dropout_p,
+            is_causal=given.is_causal,
+            scale=given.scale,
+        )
+    )
+
+    def rerun(edited: Tensor) -> Tensor:
+        dense = contract(edited, value, dropout=given.dropout_p).transpose(1, 2)
+        counts = _lengths(given.query)
+        flat = torch.cat([dense[sample, :count] for sample, count in enumerate(counts)])
+        like = given.query.transpose(1, 2)
+        return torch.nested.nested_tensor_from_jagged(flat, like.offsets()).transpose(1, 2)
+
+    return mode.attend(
+        Sight(
+            draft=call,
+            value=value,
+            weights=lambda: attention_weights(query, key, mask=call.mask, causal=call.causal, scale=call.scale),
+            run=run,
+            rerun=rerun,
+            check=lambda kept, out: fused_error(kept, value, _padded(out)),
+        )
+    )
+
+
+def _lengths(tensor: Tensor) -> list[int]:
+    return [part.shape[-2] for part in tensor.unbind()]
+
+
+def _lengths_mask(tensor: Tensor) -> Tensor:
+    counts = torch.tensor(_lengths(tensor), device=tensor.device)
+    return torch.arange(int(counts.max()), device=tensor.device) < counts[:, None]
+
+
+def _padded(tensor: Tensor) -> Tensor:
+    """Return `[sample, head, position, dim]`, zero where a sample is shorter."""
+    parts = tensor.unbind()
+    longest = max(part.shape[-2] for part in parts)
+    return torch.stack([F.pad(part, (0, 0, 0, longest - part.shape[-2])) for part in parts])
+
+
+FUSED: dict[Any, Handler] = {
+    F.scaled_dot_product_attention: on_sdpa,
+    torch.ops.aten.scaled_dot_product_attention: on_sdpa,
+    torch.ops.aten.scaled_dot_product_attention.default: on_sdpa,
+    F.multi_head_attention_forward: on_multi_head,
+}

@@ -1,0 +1,201 @@
+"""The one point at which every model's attention is read and written: a single TorchFunctionMode.
+
+One rule: attention is a distribution that is contracted with a value. Torch hands every function that
+is called under the mode to `__torch_function__`; a look-up by identity decides whether it is one of the
+few that matter (under a microsecond for all others). All captures and interventions of a thread share
+one mode, so that every one of them sees the weights that were really used, edits included.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
+
+from mmattn.errors import InputError
+from mmattn.interception.calls import Call
+from mmattn.interception.keep import keep, unwrapped
+from mmattn.interception.owner import head_count, running_modules
+from mmattn.interception.refuse import refuse_checkpointed_edit
+
+Handler = Callable[["AttentionMode", Any, Any, tuple[Any, ...], dict[str, Any]], Any]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Sight:
+    """One attention that is about to happen.
+
+    Parameters
+    ----------
+    draft
+        The call with the model's own tensors in it; `module`, `order` and `pass_index` are set later.
+    value
+        `[..., key, dim]`.
+    weights
+        Computes the weights, differentiably; asked only for an edit.
+    run
+        The model's own way; returns what the model gets.
+    rerun
+        The same with other weights.
+    check
+        Compares the kept call with the output: the largest difference over a few rows, relative.
+    """
+
+    draft: Call
+    value: Tensor
+    weights: Callable[[], Tensor]
+    run: Callable[[], Any]
+    rerun: Callable[[Tensor], Any]
+    check: Callable[[Call, Any], Tensor | None]
+
+
+class Watcher(Protocol):
+    """One capture or intervention: what the mode asks of it."""
+
+    writes: bool
+
+    def path_of(self, modules: list[nn.Module]) -> str | None:
+        """Return the owner's path under this watcher's model, or None for a stranger's call."""
+        ...
+
+    def number(self, call: Call, path: str) -> Call:
+        """Return the call with its module, order and pass."""
+        ...
+
+    def selects(self, path: str) -> bool:
+        """Whether this watcher edits that module's calls."""
+        ...
+
+    def edit(self, weights: Tensor, call: Call) -> Tensor | None:
+        """Return other weights, or None."""
+        ...
+
+    def record(self, call: Call, copy: Callable[[], Call], check: Callable[[Call], Tensor | None]) -> None:
+        """Keep a call; `call` holds the model's tensors, `copy` makes one that owns its own."""
+        ...
+
+
+class AttentionMode(TorchFunctionMode):
+    """Sees the attention calls of this thread and tells its watchers."""
+
+    def __init__(self, handlers: dict[Any, Handler], followers: dict[Any, Handler]) -> None:
+        super().__init__()
+        self.handlers = handlers
+        self.followers = followers
+        self.followed: dict[int, Any] = {}
+        self.watchers: list[Watcher] = []
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run one torch function; attention is told to the watchers on the way."""
+        handler = self.handlers.get(func)
+        if handler is None and self.followed:
+            handler = self.followers.get(func)
+        if handler is None:
+            return func(*args, **kwargs) if kwargs else func(*args)
+        return handler(self, func, types, args, kwargs or {})
+
+    def attend(self, sight: Sight) -> Any:
+        """Run one attention: edit, run, record. Nothing is seen of a backward pass' recomputation."""
+        modules = running_modules()
+        seen = [(watcher, path) for watcher in self.watchers if (path := watcher.path_of(modules)) is not None]
+        if not seen or torch._C._current_graph_task_id() != -1:
+            return sight.run()
+        unwrapped(sight.value)
+        draft = _with_heads(sight.draft, sight.value, modules)
+        edited = _edited(sight, draft, seen)
+        out = sight.run() if edited is None else sight.rerun(edited)
+        if edited is not None:
+            draft = replace(draft, q=None, k=None, mask=None, causal=False, softcap=None, weights=edited)
+        _record(sight, draft, out, seen)
+        return out
+
+
+@contextmanager
+def watching(watcher: Watcher, handlers: dict[Any, Handler], followers: dict[Any, Handler]) -> Iterator[None]:
+    """Put a watcher on this thread's mode, pushing a mode if none is there."""
+    stack = _get_current_function_mode_stack()
+    mode = next((mode for mode in stack if isinstance(mode, AttentionMode)), None)
+    if mode is not None:
+        mode.watchers.append(watcher)
+        try:
+            yield
+        finally:
+            mode.watchers.remove(watcher)
+        return
+    mode = AttentionMode(handlers, followers)
+    mode.watchers.append(watcher)
+    with mode:
+        yield
+
+
+def is_watching() -> bool:
+    """Whether the calling thread has a mode."""
+    return any(isinstance(mode, AttentionMode) for mode in _get_current_function_mode_stack())
+
+
+def detached(call: Call) -> Call:
+    """Return the call with its tensors detached, not copied."""
+    return _with_tensors(call, lambda tensor: unwrapped(tensor).detach())
+
+
+def owned(call: Call) -> Call:
+    """Return the call with its tensors copied into memory of their own."""
+    return _with_tensors(call, keep)
+
+
+def _with_tensors(call: Call, change: Callable[[Tensor], Tensor]) -> Call:
+    given = {name: getattr(call, name) for name in ("q", "k", "weights", "mask")}
+    return replace(call, **{name: change(tensor) for name, tensor in given.items() if tensor is not None})
+
+
+def _with_heads(draft: Call, value: Tensor, modules: list[nn.Module]) -> Call:
+    shape = draft.q if draft.q is not None else draft.weights
+    if shape is None or shape.dim() != 3 or draft.head_count is not None:
+        return draft
+    return replace(draft, head_count=head_count(modules, folded=shape, width=value.shape[-1]))
+
+
+def _edited(sight: Sight, draft: Call, seen: list[tuple[Watcher, str]]) -> Tensor | None:
+    edited: Tensor | None = None
+    for watcher, path in seen:
+        if not watcher.writes or not watcher.selects(path):
+            continue
+        refuse_checkpointed_edit(path)
+        weights = sight.weights() if edited is None else edited
+        call = watcher.number(detached(draft), path)
+        result = watcher.edit(weights, call)
+        if result is None:
+            continue
+        if result.shape != weights.shape:
+            raise InputError(
+                f"The edit of {path or 'the root module'} returned weights of shape {list(result.shape)} for "
+                f"{list(weights.shape)}. An edit returns as many weights as it was given, or None. "
+                "Return a tensor of the same shape."
+            )
+        edited = result
+    return edited
+
+
+def _record(sight: Sight, draft: Call, out: Any, seen: list[tuple[Watcher, str]]) -> None:
+    copies: list[Call] = []
+
+    def copy() -> Call:
+        if not copies:
+            copies.append(owned(draft))
+        return copies[0]
+
+    with torch.no_grad():
+        for watcher, path in seen:
+            if watcher.writes:
+                continue
+            numbered = watcher.number(detached(draft), path)
+            watcher.record(
+                numbered,
+                lambda numbered=numbered: replace(  # type: ignore[misc]
+                    copy(), module=numbered.module, order=numbered.order, pass_index=numbered.pass_index
+                ),
+                lambda call: None if call.dropout else sight.check(call, out),
+            )
