@@ -290,8 +290,8 @@ def _axes(facts: Facts, length: int, call: Call) -> tuple[Axis, ...]:
     if length not in (content, content + special):
         raise ModelError(
             f"{call.module} attends over {length} tokens. Expected are {content} patches ({layout.rows} x "
-            f"{layout.cols}), with {special} other tokens or without. Some were dropped or added on the way: mmattn.capture shows such a "
-            "layer as it is."
+            f"{layout.cols}), with {special} other tokens or without. Some were dropped or added on the way; "
+            "mmattn.capture shows such a layer as it is."
         )
     with_special = length == content + special
     distinct = list(dict.fromkeys(facts.geometries))

@@ -147,6 +147,8 @@ def _rgb(image: Image.Image, *, what: str) -> Image.Image:
         return Image.fromarray(_deep_pixels(np.asarray(image), mode=image.mode, what=what))
     if image.mode in ("P", "PA") and "transparency" in image.info:
         image = image.convert("RGBA")  # Pillow warns on the direct way
+    if image.mode == "La":
+        image = image.convert("LA")  # Pillow knows no direct way
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
