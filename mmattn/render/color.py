@@ -48,7 +48,7 @@ _ANCHORS = {
 SEQUENTIAL = "inferno"
 DIVERGING = "coolwarm"
 
-_LEAST_SHARE = 1 / 3  # where a flat map lies along its scale
+_LEAST_SHARE = 1 / 4  # where a flat map lies along its scale
 
 
 @lru_cache(maxsize=32)
@@ -87,11 +87,11 @@ def table(name: str) -> UInt8[np.ndarray, "256 3"]:
 def lookup(paint: Paint, kind: Literal["sequential", "diverging"] = "sequential") -> UInt8[np.ndarray, "256 4"]:
     """Return the 256 RGBA colors of a paint: its map, with the opacity of every value.
 
-    By value the opacity grows as the square root of the strength (the distance from the center of
-    a diverging scale), so that weak but real values still show.
+    By value the opacity grows with the strength (the distance from the center of a diverging
+    scale), a little faster at first, so that weak values still show and noise does not.
     """
     strength = np.linspace(0.0, 1.0, 256) if kind == "sequential" else np.abs(np.linspace(-1.0, 1.0, 256))
-    alpha = paint.opacity * (strength**0.5 if paint.by_value else np.ones(256))
+    alpha = paint.opacity * (strength**0.75 if paint.by_value else np.ones(256))
     opaque = np.round(255 * alpha).astype(np.uint8)[:, None]
     colors = np.concatenate([table(paint.color_map), opaque], axis=1)
     colors.flags.writeable = False
@@ -202,7 +202,7 @@ def _spread(low: float, high: float, level: float, chosen: str) -> Scale:
 
 
 def _from_zero(values: Float[np.ndarray, " value"], chosen: str) -> Scale:
-    """From zero (or the smallest, if below) to the largest; a flat map stays at a third of it."""
+    """From zero (or the smallest, if below) to the largest; a flat map stays at a quarter of it."""
     low, high, level = float(min(values.min(), 0.0)), float(values.max()), float(np.abs(values).mean())
     flat = float(values.max() - values.min()) < max(level, 1e-30) / 4
     top = max(high, level / _LEAST_SHARE) if flat else high

@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from mmattn.errors import InputError
 from mmattn.render.marks import Box, Boxes, Color, ColorBar, Heat, Key, Mark, Raster
 
@@ -24,7 +22,6 @@ FIGURE = ("svg", "pdf")
 PAGE = ("html", "htm")
 
 _NOTEBOOK_PX = 1000
-_LEAST_PX = 240
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -62,7 +59,7 @@ class Panel:
 
     @property
     def natural_px(self) -> tuple[float, float]:
-        """Width and height at which the picture in it has its own pixels; never tiny."""
+        """Width and height at which the picture in it has its own pixels."""
         x0, y0, x1, y1 = self.space
         scale = 1.0
         for mark in self.marks:
@@ -70,8 +67,7 @@ class Panel:
                 scale = mark.pixels.shape[1] / (mark.box[2] - mark.box[0])
                 break
         width, height = (x1 - x0) * scale, (y1 - y0) * scale
-        grow = max(1.0, np.ceil(_LEAST_PX / max(width, height)))
-        return float(width * grow), float(height * grow)
+        return float(width), float(height)
 
     @property
     def heat(self) -> Heat:

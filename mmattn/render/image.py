@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float
 
 from mmattn.errors import InputError, PlaceError
-from mmattn.render import color, contour
+from mmattn.render import color, contours
 from mmattn.render.drawing import Drawing, Panel
 from mmattn.render.marks import Boxes, ColorBar, Heat, Key, Lines, Mark, Raster, Scale, Unseen
 from mmattn.schema.axes import PatchGrid
@@ -44,7 +44,7 @@ def overlay(
     opacity: Literal["value"] | float = "value",
     scale: color.Chosen | Scale = "percentile",
     percentile: float = 99.0,
-    contour_mass: float | None = None,
+    contour: float | None = None,
     title: str | None = None,
     caption: str | None = None,
 ) -> Drawing:
@@ -65,7 +65,7 @@ def overlay(
         `"value"`: weak places are transparent, strong ones opaque. A number: all alike.
     scale, percentile
         Which values the ends of the color map stand for; see `color.choose`.
-    contour_mass
+    contour
         Draw a line round the smallest set of patches that holds this share of the mass (DINO: 0.6).
     title, caption
         By default the row's label, and method, options, model and weights.
@@ -99,7 +99,7 @@ def overlay(
     )
     painted = color.paint(scale=chosen, color_map=color_map, opacity=opacity)
     heat = Heat(values=values, to_panel=cells_to_input(grid), scale=chosen, paint=painted, smooth=smooth)
-    marks, keys = _around(relevance, heat, row=row, contour_mass=contour_mass)
+    marks, keys = _around(relevance, heat, row=row, contour=contour)
     space = (0.0, 0.0, float(grid.size_px[0]), float(grid.size_px[1]))
     ground: tuple[Mark, ...] = (Raster(pixels=photo.pixels, box=space),) if photo is not None else ()
     panel = Panel(space=space, marks=(*ground, heat, *marks), bar=color_bar(relevance, heat, row=row), keys=keys)
@@ -178,20 +178,18 @@ def uniform_share(relevance: Relevance, *, row: int) -> float | None:
     return 1.0 / len(relevance.axis) if relevance.unit == "share" else None
 
 
-def color_bar(relevance: Relevance, heat: Heat, *, row: int | None = 0) -> ColorBar:
+def color_bar(relevance: Relevance, heat: Heat, *, row: int = 0) -> ColorBar:
     """Return the legend of a heat: its unit, and the uniform share where it is known and on the scale."""
-    uniform = uniform_share(relevance, row=row) if row is not None and relevance.uniform is not None else None
+    uniform = uniform_share(relevance, row=row) if relevance.unit == "share" and relevance.uniform is not None else None
     on_scale = uniform is not None and heat.scale.vmin < uniform < heat.scale.vmax
     ticks = ((uniform, "uniform"),) if on_scale and uniform is not None else ()
     return ColorBar(scale=heat.scale, paint=heat.paint, label=_UNITS[relevance.unit], ticks=ticks)
 
 
-def describe(relevance: Relevance, scale: Scale, *, row: int | None) -> str:
+def describe(relevance: Relevance, scale: Scale, *, row: int) -> str:
     """Return the caption: how it was read, who asked, which model and weights, and how the scale was chosen."""
     options = _options(relevance.parameters)
-    parts = [relevance.method + (f" ({options})" if options else "")]
-    if row is not None:
-        parts.append(f"query: {relevance.labels[row]}")
+    parts = [relevance.method + (f" ({options})" if options else ""), f"query: {relevance.labels[row]}"]
     source = relevance.source
     parts.append(f"{source.model}, {source.weights}" + (f", {source.preprocessing}" if source.preprocessing else ""))
     if isinstance(relevance.media, Photo) and relevance.media.name != "image":
@@ -225,12 +223,12 @@ def query_marks(relevance: Relevance, *, row: int, width_px: float = 2.5) -> lis
     if cells.sum() == (rows[-1] - rows[0] + 1) * (cols[-1] - cols[0] + 1):
         whole = np.concatenate([boxes[:, :2].min(axis=0), boxes[:, 2:].max(axis=0)])[None]
         return [Boxes(boxes=whole, width_px=width_px, color=QUERY_COLOR, name="query")]
-    paths = _placed(contour.edges(cells), cells_to_input(grid))
+    paths = _placed(contours.edges(cells), cells_to_input(grid))
     return [Lines(paths=paths, width_px=width_px, color=QUERY_COLOR, name="query")]
 
 
 def _around(
-    relevance: Relevance, heat: Heat, *, row: int, contour_mass: float | None
+    relevance: Relevance, heat: Heat, *, row: int, contour: float | None
 ) -> tuple[tuple[Mark, ...], tuple[Key, ...]]:
     """Return the marks over the heat and their legend: not seen, contour, the patch that asks."""
     grid = picture_axis(relevance)
@@ -241,9 +239,9 @@ def _around(
         veil = Unseen(boxes=dark)
         marks += [veil, Boxes(boxes=np.array([grid.seen_box()]), width_px=1.0, color=FRAME_COLOR, name="seen")]
         keys.append(Key(kind="unseen", word=veil.word))
-    if contour_mass is not None:
-        marks.append(_contour(heat, contour_mass))
-        keys.append(Key(kind="line", word=f"{100 * contour_mass:.3g} % of the mass", color=CONTOUR_COLOR))
+    if contour is not None:
+        marks.append(_contour(heat, contour))
+        keys.append(Key(kind="line", word=f"{100 * contour:.3g} % of the mass", color=CONTOUR_COLOR))
     asked = query_marks(relevance, row=row)
     if asked:
         marks += asked
@@ -252,9 +250,9 @@ def _around(
 
 
 def _contour(heat: Heat, share: float) -> Lines:
-    chosen = contour.mass_cells(heat.values, share=share)
-    paths = contour.level_line(heat.values, chosen=chosen) if heat.smooth else contour.edges(chosen)
-    return Lines(paths=_placed(paths, heat.to_panel), width_px=1.8, color=CONTOUR_COLOR, name="contour")
+    chosen = contours.mass_cells(heat.values, share=share)
+    paths = contours.level_line(heat.values, chosen=chosen) if heat.smooth else contours.edges(chosen)
+    return Lines(paths=_placed(paths, heat.to_panel), width_px=1.5, color=CONTOUR_COLOR, name="contour")
 
 
 def _placed(

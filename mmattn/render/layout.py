@@ -18,6 +18,7 @@ INK: Color = (28, 28, 32)
 SOFT: Color = (96, 96, 104)
 
 _LEAST_EM = 11
+_LEAST_PX = 240
 _MOST_PX = 4096  # width of several panels together, unless asked
 _LIMIT_PX = 200_000_000
 
@@ -81,7 +82,7 @@ class Layout:
 
 def natural_width(drawing: Drawing) -> int:
     """Return the width at which a single photo keeps its own pixels, or a sheet its tiles."""
-    height = max(panel.natural_px[1] for panel in drawing.panels)
+    height = _natural_height(drawing)
     wide = height * sum(_column_aspects(drawing))
     if len(drawing.panels) > 1:
         wide = min(wide, _MOST_PX)
@@ -131,7 +132,7 @@ class _Builder:
         aspects = _column_aspects(drawing)
         self.tall = max(1.0, inner / sum(aspects))
         if self.width_px is None:  # nothing grows to fill a page that is wide only for its text
-            self.tall = min(self.tall, max(panel.natural_px[1] for panel in drawing.panels))
+            self.tall = min(self.tall, _natural_height(drawing))
         self.wide = [max(1, round(self.tall * aspect)) for aspect in aspects]
         self.y = self.margin
         self.text_width = self.total - 2 * self.margin
@@ -313,6 +314,14 @@ class _Builder:
 def _bar_words(bar: ColorBar) -> str:
     words = [f"{word} = {color.number(value)}" for value, word in bar.ticks]
     return " · ".join([bar.label, *words] if bar.label else words)
+
+
+def _natural_height(drawing: Drawing) -> float:
+    """The tallest panel in its own pixels; a single tiny one is enlarged by a whole number."""
+    height = max(panel.natural_px[1] for panel in drawing.panels)
+    if len(drawing.panels) > 1:
+        return height
+    return height * max(1, math.ceil(_LEAST_PX / max(drawing.panels[0].natural_px)))
 
 
 def _em(width: float, height: float) -> int:

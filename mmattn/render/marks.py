@@ -76,7 +76,7 @@ class Paint:
     """
 
     color_map: str = "inferno"
-    opacity: float = 0.85
+    opacity: float = 0.8
     by_value: bool = True
 
 

@@ -236,7 +236,7 @@ def _veil(view: Pixels, box: Float[np.ndarray, "4"], unit: float) -> None:
 
 
 def _lines(view: Pixels, mark: Lines, to_output: Float[np.ndarray, "2 3"], unit: float) -> None:
-    paths = list(_fixed(_points(mark.paths, to_output)))
+    paths = [_fixed(_thinned(path)[None])[0] for path in _points(mark.paths, to_output)]
     thick = max(1, round(mark.width_px * unit))
     if mark.halo:
         cv2.polylines(view, paths, False, HALO, thick + 2 * max(1, round(0.7 * unit)), cv2.LINE_AA, _SHIFT)
@@ -249,6 +249,13 @@ def _lines(view: Pixels, mark: Lines, to_output: Float[np.ndarray, "2 3"], unit:
                 start = tip - (tip - before) / length * min(length, 12 * unit * 2**_SHIFT)
                 at = tuple(int(v) for v in start)
                 cv2.arrowedLine(view, at, tuple(map(int, tip)), mark.color, thick, cv2.LINE_AA, _SHIFT, 0.8)
+
+
+def _thinned(path: Float[np.ndarray, "point 2"]) -> Float[np.ndarray, "kept 2"]:
+    """Leave out points nearer than a third of a pixel to the line: short pieces make OpenCV's lines bumpy."""
+    if len(path) < 3:
+        return path
+    return np.asarray(cv2.approxPolyDP(path.astype(np.float32)[:, None], 0.3, False)[:, 0], dtype=np.float64)
 
 
 def _box(view: Pixels, box: Float[np.ndarray, "4"], mark: Boxes, unit: float) -> None:

@@ -26,7 +26,6 @@ from mmattn.render.image import (
     unseen,
 )
 from mmattn.render.marks import Heat, Key, Mark, Raster, Scale, Unseen
-from mmattn.schema.axes import PatchGrid
 from mmattn.schema.media import Photo
 from mmattn.schema.results import Relevance
 
@@ -34,13 +33,14 @@ TILE_PX = 112
 
 
 def sheet(
-    relevances: Sequence[Relevance],
+    relevances: Sequence[Relevance | None],
     *,
+    rows: int,
     cols: int,
     row_labels: Sequence[str] = (),
     col_labels: Sequence[str] = (),
     row: int = 0,
-    scale: Literal["shared", "each"] | Scale = "shared",
+    scale: Literal["shared", "panel"] | Scale = "shared",
     percentile: float = 99.0,
     smooth: bool = True,
     color_map: str | None = None,
@@ -54,13 +54,13 @@ def sheet(
     Parameters
     ----------
     relevances
-        All on one picture; `row` of each is drawn.
-    cols
-        Tiles in a row: heads, when rows are layers.
+        `rows * cols` of them, all on one picture, row by row; `row` of each is drawn. None leaves a tile empty.
+    rows, cols
+        Layers down and heads across, say.
     row_labels, col_labels
         Such as `layer 0` and `head 0`.
     scale
-        `shared`: one by percentile over all tiles. `each`: every tile its own, so that tiles show
+        `shared`: one by percentile over all tiles. `panel`: every tile its own, so that tiles show
         shape and cannot be compared in strength. Or a scale of your own.
     tile_px
         Longer side of a tile.
@@ -70,46 +70,63 @@ def sheet(
     InputError
         For no relevances, labels of another number, or pictures of different sizes.
     """
-    if not relevances or tile_px < 8:
-        raise InputError(
-            f"A sheet of {len(relevances)} maps with tiles of {tile_px} px shows nothing. It has at least one map and "
-            "tiles of at least 8 px. Pass more."
-        )
-    first = picture_axis(relevances[0])
-    if any(picture_axis(one).size_px != first.size_px for one in relevances):
-        sizes = sorted({picture_axis(one).size_px for one in relevances})
-        raise InputError(
-            f"The maps of this sheet lie on pictures of different sizes: {sizes}. A sheet shows one picture. "
-            "Use side_by_side for several."
-        )
-    photo = picture(relevances[0], on=None)
+    shown = _checked(relevances, rows, cols, tile_px)
+    photo = picture(shown[0], on=None)
     tile = _tile(photo, tile_px) if photo is not None else None
-    grids = [content_values(one, row=row) for one in relevances]
-    signed = any(one.unit == "signed relevance" for one in relevances)
+    grids = [content_values(one, row=row) for one in shown]
+    signed = any(one.unit == "signed relevance" for one in shown)
     known = [grid[~np.isnan(grid)] for grid in grids]
     one_scale = scale if isinstance(scale, Scale) else color.shared(known, percentile=percentile, signed=signed)
-    scales = [
-        color.choose(one, percentile=percentile, signed=signed) if scale == "each" else one_scale for one in known
-    ]
     painted = color.paint(scale=one_scale, color_map=color_map, opacity=opacity)
     heats = [
-        Heat(values=grid, to_panel=cells_to_input(picture_axis(one)), scale=own, paint=painted, smooth=smooth)
-        for one, grid, own in zip(relevances, grids, scales, strict=True)
+        Heat(
+            values=grid,
+            to_panel=cells_to_input(picture_axis(one)),
+            scale=color.choose(values, percentile=percentile, signed=signed) if scale == "panel" else one_scale,
+            paint=painted,
+            smooth=smooth,
+        )
+        for one, grid, values in zip(shown, grids, known, strict=True)
     ]
-    panels = tuple(_tile_panel(one, heat, tile, row) for one, heat in zip(relevances, heats, strict=True))
-    named = "each tile its own, strengths cannot be compared" if scale == "each" else one_scale.chosen
-    said = describe(relevances[0], replace(one_scale, chosen=named), row=row)
+    filled = iter([_tile_panel(one, heat, tile, row) for one, heat in zip(shown, heats, strict=True)])
+    empty = Panel(space=_space(shown[0]), marks=(), background=(255, 255, 255))
+    panels = tuple(empty if one is None else next(filled) for one in relevances)
+    named = "each tile its own, strengths cannot be compared" if scale == "panel" else one_scale.chosen
+    said = describe(shown[0], replace(one_scale, chosen=named), row=row)
     return Drawing(
         panels=panels,
         cols=cols,
         title=title,
         caption=said if caption is None else caption,
-        bar=None if scale == "each" else color_bar(relevances[0], heats[0], row=row),
+        bar=None if scale == "panel" else color_bar(shown[0], heats[0], row=row),
         keys=_keys(panels),
         row_labels=tuple(row_labels),
         col_labels=tuple(col_labels),
         tight=True,
     )
+
+
+def _checked(relevances: Sequence[Relevance | None], rows: int, cols: int, tile_px: int) -> list[Relevance]:
+    """Return those that are there, on one picture and as many as the sheet has tiles."""
+    shown = [one for one in relevances if one is not None]
+    if not shown or len(relevances) != rows * cols or tile_px < 8:
+        raise InputError(
+            f"{len(relevances)} maps ({len(shown)} of them there) do not fill a sheet of {rows} rows x {cols} columns "
+            f"with tiles of {tile_px} px. It takes rows * cols maps or None, at least one map, and tiles of at least "
+            "8 px. Fill short rows with None."
+        )
+    sizes = sorted({picture_axis(one).size_px for one in shown})
+    if len(sizes) > 1:
+        raise InputError(
+            f"The maps of this sheet lie on pictures of different sizes: {sizes}. A sheet shows one picture. "
+            "Use side_by_side for several."
+        )
+    return shown
+
+
+def _space(relevance: Relevance) -> tuple[float, float, float, float]:
+    width, height = picture_axis(relevance).size_px
+    return (0.0, 0.0, float(width), float(height))
 
 
 def _tile(photo: Photo, tile_px: int) -> Photo:
@@ -125,11 +142,10 @@ def _tile(photo: Photo, tile_px: int) -> Photo:
 
 
 def _tile_panel(relevance: Relevance, heat: Heat, tile: Photo | None, row: int) -> Panel:
-    grid: PatchGrid = picture_axis(relevance)
-    space = (0.0, 0.0, float(grid.size_px[0]), float(grid.size_px[1]))
+    space = _space(relevance)
     marks: list[Mark] = [Raster(pixels=tile.pixels, box=space)] if tile is not None else []
     marks.append(heat)
-    dark = unseen(grid, heat.values)
+    dark = unseen(picture_axis(relevance), heat.values)
     if len(dark):
         marks.append(Unseen(boxes=dark))
     marks += query_marks(relevance, row=row, width_px=1.0)
