@@ -10,7 +10,6 @@ from contextlib import AbstractContextManager
 from os import PathLike
 from typing import Any, TypeVar
 
-import torch
 from torch import Tensor, nn
 
 from mmattn import analysis, plugins, render
@@ -20,11 +19,10 @@ from mmattn.errors import InputError, ModelError, NotFoundError
 from mmattn.interception import Call, Recording
 from mmattn.interception import capture as record
 from mmattn.interception import intervene as write
-from mmattn.interception.protocol import Adapter, MediaGiven
+from mmattn.interception.protocol import MediaGiven
 from mmattn.render.drawing import Drawing
 from mmattn.schema.layers import Kind
 from mmattn.schema.maps import AttentionMaps, keep, keep_weakly
-from mmattn.schema.media import Photo
 from mmattn.schema.results import Relevance
 
 Result = TypeVar("Result")
@@ -111,7 +109,8 @@ def _lift(
     count = recording.passes
     if pass_index is None and count != 1:
         raise InputError(
-            f"This recording holds {count} forward passes. One image belongs to one pass. Pass pass_index=0 to {count - 1}."
+            f"This recording holds {count} forward passes. One image belongs to one pass. "
+            f"Pass pass_index=0 to {count - 1}."
         )
     index = pass_index or 0
     if not 0 <= index < count:
@@ -284,7 +283,8 @@ def load(path: "str | PathLike[str]") -> AttentionMaps:
 def _each(maps: AttentionMaps, job: Callable[[AttentionMaps], Result]) -> Result | list[Result]:
     if not isinstance(maps, AttentionMaps):
         raise InputError(
-            f"A {type(maps).__name__} was given where maps are needed. Pass what mmattn.attend, mmattn.load or recording.maps gave."
+            f"A {type(maps).__name__} was given where maps are needed. Maps hold attention by layer. "
+            "Pass what mmattn.attend, mmattn.load or recording.maps gave."
         )
     return job(maps) if maps.sample_count == 1 else [job(one) for one in maps.samples]
 

@@ -64,10 +64,12 @@ def run_and_join(
     inner = unwrap(model)
     if prepared is None:
         prepared = adapter.prepare(inner, media, processor, options)
-    if recording is None:
-        with torch.no_grad(), capture(inner, taps=(adapter.taps,)) as recording:
+    seen = recording
+    if seen is None:
+        with torch.no_grad(), capture(inner, taps=(adapter.taps,)) as seen:
             prepared.run()
-    calls = [call for call in recording.calls if call.pass_index == pass_index]
+    calls = [call for call in seen.calls if call.pass_index == pass_index]
+    library = name.partition(".")[0]
     layers = tuple(adapter.layers(calls, prepared))
     if not layers:
         raise ModelError(
@@ -78,9 +80,9 @@ def run_and_join(
         layers=layers,
         media=prepared.media,
         source=Source(
-            model=f"{name.split('.')[0]} {type(inner).__name__}",
+            model=f"{library} {type(inner).__name__}",
             adapter=name,
-            versions=_versions(name.split(".")[0]),
+            versions=_versions(library),
             preprocessing=prepared.preprocessing,
         ),
         default_stream=adapter.default_stream,
@@ -99,8 +101,8 @@ def tensors_alike(prepared: Sequence[Tensor], recorded: Sequence[Tensor]) -> Non
     """
     if len(recorded) < len(prepared):
         raise InputError(
-            f"The recording saw {len(recorded)} tensors and this input gives {len(prepared)}. They must be the same input. "
-            "Pass what the model was run on."
+            f"The recording saw {len(recorded)} tensors and this input gives {len(prepared)}. "
+            "They must be the same input. Pass what the model was run on."
         )
     for ours, theirs in zip(prepared, recorded, strict=False):
         if ours.shape != theirs.shape:

@@ -200,7 +200,7 @@ def _residual(layer: AttentionLayer, recipe: _Recipe) -> float:
     )
 
 
-def _bridge(row: Float[Tensor, "token one"], above: Axis, layer: AttentionLayer) -> Float[Tensor, "token one"]:
+def _bridge(row: Float[Tensor, "above one"], above: Axis, layer: AttentionLayer) -> Float[Tensor, "below one"]:
     return transfer(above, layer.query_axis).move(row.T).T
 
 

@@ -107,7 +107,8 @@ def apply_transposed(
     _check_side(x, len(layer.query_axis), "query")
     x = x.to(layer.device)
     wanted = torch.nonzero((x != 0).any(dim=1)).flatten()
-    few = len(wanted) * 4 <= len(x)
+    # A floor compares for equality: weights must come from the very same products each time.
+    few = floor is None and len(wanted) * 4 <= len(x)
     out: Tensor | None = None
     for rows in _some_rows(layer, wanted) if few else _all_rows(layer):
         weights = _fused_before(rows.weights, heads, floor)
@@ -245,7 +246,7 @@ def _all_rows(layer: AttentionLayer, *, with_allowed: bool = False) -> Iterator[
 
 def _some_rows(layer: AttentionLayer, tokens: Int[Tensor, " n"], *, with_allowed: bool = False) -> Iterator[Rows]:
     _check_one_sample(layer)
-    for storage in layer.storages:
+    for storage in layer.storages if len(tokens) else ():
         yield from storage.rows_of(tokens, with_allowed=with_allowed)
 
 
