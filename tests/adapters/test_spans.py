@@ -9,7 +9,12 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from mmattn.errors import InputError
 from mmattn.schema.tokens import Tokens
 
-CORPUS = ["the cat sat on the mat, and the catalog lay beside it", "Ein Café in Köln: größer als dort", "日本語 text", "naïve 🙂🚀"]
+CORPUS = [
+    "the cat sat on the mat, and the catalog lay beside it",
+    "Ein Café in Köln: größer als dort",
+    "日本語 text",
+    "naïve 🙂🚀",
+]
 TEXTS = st.text(st.sampled_from("abcCATé ñßÄ'!?.,日本\u3000🙂👩\u200d🚀\n\t0Ωσς"), max_size=24)
 
 
@@ -33,7 +38,9 @@ def wordpiece() -> Tokenizer:
 
 
 def sentencepiece() -> Tokenizer:
-    tokenizer = Tokenizer(models.Unigram([("<unk>", 0.0), *[(c, -3.0) for c in "▁abcCATéñßÄ'!?.,日本🙂👩🚀0Ωσς\u200d"]], 0))
+    tokenizer = Tokenizer(
+        models.Unigram([("<unk>", 0.0), *[(c, -3.0) for c in "▁abcCATéñßÄ'!?.,日本🙂👩🚀0Ωσς\u200d"]], 0)
+    )
     tokenizer.normalizer = normalizers.NFC()
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
     tokenizer.decoder = decoders.Metaspace()
@@ -81,17 +88,14 @@ def test_sentencepieces_get_the_characters_that_the_tokenizer_itself_names(text:
 
 
 def test_four_pieces_of_one_emoji_share_its_character_and_the_word_has_them_all() -> None:
-    text = "go 🚀!"
-    pieces = BYTE_LEVEL.encode("go 🦄!").tokens  # an emoji that the training never saw
-    spans = from_pieces("go 🦄!", pieces, style="byte_level")
-    assert [span for span in spans if span == (3, 4)] == [(3, 4)] * sum(span == (3, 4) for span in spans)
+    text = "go 🦄!"  # an emoji that the training never saw
+    pieces = BYTE_LEVEL.encode(text).tokens
+    spans = from_pieces(text, pieces, style="byte_level")
     assert spans.count((3, 4)) >= 3
-    axis = Tokens.of("go 🦄!", pieces=pieces, spans=spans)
+    axis = Tokens.of(text, pieces=pieces, spans=spans)
     word = next(word for word in axis.words() if word.text == "🦄")
     assert len(word.tokens) == spans.count((3, 4))
     assert axis.roles.count("continuation") == spans.count((3, 4)) - 1
-    assert text  # the seen one is a piece of its own or fewer pieces
-    assert from_pieces(text, BYTE_LEVEL.encode(text).tokens, style="byte_level")[-1] == (4, 5)
 
 
 def test_clip_pieces_end_words_and_are_in_lower_case() -> None:
