@@ -3,10 +3,12 @@
 Interception only numbers calls; adapters join, unpack and split them.
 """
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
-from torch import Tensor
+from torch import Tensor, nn
 
 CallKind = Literal["token", "channel"]
 
@@ -61,3 +63,10 @@ class Call:
     head_count: int | None = None
     value_dim: int | None = None
     error: float | None = None
+
+
+Emit = Callable[[Call], Tensor | None]
+"""What a tap tells its calls to; it returns the weights to use in place of the call's, or None."""
+
+Tap = Callable[[nn.Module, Emit], AbstractContextManager[Any]]
+"""An extra point of interception, open while the model runs."""

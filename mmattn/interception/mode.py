@@ -18,7 +18,7 @@ from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
 from mmattn.errors import InputError
 from mmattn.interception.calls import Call
 from mmattn.interception.keep import keep, unwrapped
-from mmattn.interception.owner import head_count, running_modules
+from mmattn.interception.owner import head_count, is_channel_width, running_modules
 from mmattn.interception.refuse import refuse_checkpointed_edit
 
 Handler = Callable[["AttentionMode", Any, Any, tuple[Any, ...], dict[str, Any]], Any]
@@ -65,6 +65,10 @@ class Watcher(Protocol):
         """Return the call with its module, order and pass."""
         ...
 
+    def counted(self, path: str) -> None:
+        """Note that a call was dealt with."""
+        ...
+
     def selects(self, path: str) -> bool:
         """Whether this watcher edits that module's calls."""
         ...
@@ -104,7 +108,7 @@ class AttentionMode(TorchFunctionMode):
         if not seen or torch._C._current_graph_task_id() != -1:
             return sight.run()
         unwrapped(sight.value)
-        draft = _with_heads(sight.draft, sight.value, modules)
+        draft = _with_owner(sight.draft, sight.draft.value_dim or 1, modules)
         edited = _edited(sight, draft, seen)
         out = sight.run() if edited is None else sight.rerun(edited)
         if edited is not None:
@@ -146,36 +150,59 @@ def owned(call: Call) -> Call:
     return _with_tensors(call, keep)
 
 
+def checked_edit(result: Tensor | None, *, like: Tensor, path: str) -> Tensor | None:
+    """Return what an edit returned, or None.
+
+    Raises
+    ------
+    InputError
+        Weights of another shape than the edit was given.
+    """
+    if result is None or (isinstance(result, Tensor) and result.shape == like.shape):
+        return result
+    given = list(result.shape) if isinstance(result, Tensor) else type(result).__name__
+    raise InputError(
+        f"The edit of {path or 'the root module'} returned {given} for weights of shape {list(like.shape)}. "
+        "An edit returns as many weights as it was given, or None. Return a tensor of the same shape."
+    )
+
+
 def _with_tensors(call: Call, change: Callable[[Tensor], Tensor]) -> Call:
-    given = {name: getattr(call, name) for name in ("q", "k", "weights", "mask")}
-    return replace(call, **{name: change(tensor) for name, tensor in given.items() if tensor is not None})
+    def changed(tensor: Tensor | None) -> Tensor | None:
+        return None if tensor is None else change(tensor)
+
+    return replace(call, q=changed(call.q), k=changed(call.k), weights=changed(call.weights), mask=changed(call.mask))
 
 
-def _with_heads(draft: Call, value: Tensor, modules: list[nn.Module]) -> Call:
-    shape = draft.q if draft.q is not None else draft.weights
-    if shape is None or shape.dim() != 3 or draft.head_count is not None:
+def _with_owner(draft: Call, value_dim: int, modules: list[nn.Module]) -> Call:
+    """Add what the owner says: heads folded into a 3-d call, and whether the tokens are channels."""
+    given = draft.q if draft.q is not None else draft.weights
+    if given is None or given.is_nested:
         return draft
-    return replace(draft, head_count=head_count(modules, folded=shape, width=value.shape[-1]))
+    heads = head_count(modules, folded=given, width=value_dim) if given.dim() == 3 else None
+    keys = draft.k.shape[-2] if draft.k is not None else given.shape[-1]
+    width = (given.shape[-3] if given.dim() > 3 else heads or 1) * keys
+    is_channel = given.shape[-2] == keys and is_channel_width(
+        modules, keys=width, values=width // max(keys, 1) * value_dim
+    )
+    return replace(draft, head_count=heads, kind="channel") if is_channel else replace(draft, head_count=heads)
 
 
 def _edited(sight: Sight, draft: Call, seen: list[tuple[Watcher, str]]) -> Tensor | None:
     edited: Tensor | None = None
     for watcher, path in seen:
-        if not watcher.writes or not watcher.selects(path):
+        if not watcher.writes:
+            continue
+        call = watcher.number(detached(draft), path)
+        watcher.counted(path)
+        if not watcher.selects(path):
             continue
         refuse_checkpointed_edit(path)
         weights = sight.weights() if edited is None else edited
-        call = watcher.number(detached(draft), path)
         result = watcher.edit(weights, call)
         if result is None:
             continue
-        if result.shape != weights.shape:
-            raise InputError(
-                f"The edit of {path or 'the root module'} returned weights of shape {list(result.shape)} for "
-                f"{list(weights.shape)}. An edit returns as many weights as it was given, or None. "
-                "Return a tensor of the same shape."
-            )
-        edited = result
+        edited = checked_edit(result, like=weights, path=path)
     return edited
 
 
@@ -187,15 +214,10 @@ def _record(sight: Sight, draft: Call, out: Any, seen: list[tuple[Watcher, str]]
             copies.append(owned(draft))
         return copies[0]
 
+    def check(call: Call) -> Tensor | None:
+        return None if call.dropout else sight.check(call, out)
+
     with torch.no_grad():
         for watcher, path in seen:
-            if watcher.writes:
-                continue
-            numbered = watcher.number(detached(draft), path)
-            watcher.record(
-                numbered,
-                lambda numbered=numbered: replace(  # type: ignore[misc]
-                    copy(), module=numbered.module, order=numbered.order, pass_index=numbered.pass_index
-                ),
-                lambda call: None if call.dropout else sight.check(call, out),
-            )
+            if not watcher.writes:
+                watcher.record(watcher.number(detached(draft), path), copy, check)

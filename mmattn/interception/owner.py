@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 _HEAD_NAMES = ("num_heads", "n_heads", "num_attention_heads", "nhead", "n_head", "heads", "head_count")
 _HEAD_WIDTH_NAMES = ("head_dim", "d_head", "dim_head", "attention_head_size")
+_WIDTH_NAMES = ("in_features", "out_features", "in_channels", "out_channels", "embed_dim")
 _CHECKPOINT = "torch.utils.checkpoint"
 
 
@@ -93,14 +94,32 @@ def head_count(modules: list[nn.Module], *, folded: Tensor, width: int | None = 
     return None
 
 
-def channel_counts(modules: list[nn.Module]) -> set[int]:
-    """Return the widths that the owner's own linear and convolution layers have."""
-    if not modules:
-        return set()
-    names = ("in_features", "out_features", "in_channels", "out_channels", "embed_dim")
-    near = [modules[0], *modules[0].children()]
-    near += [child for inner in modules[0].children() for child in inner.children()]
-    return {value for module in near for name in names if _is_count(value := getattr(module, name, None))}
+def is_channel_width(modules: list[nn.Module], *, keys: int, values: int) -> bool:
+    """Whether keys x heads are the owner's channels while value width x heads are not.
+
+    Then the tokens are channels (XCiT, EdgeNeXt). The channels are the widths of the owner's own linear
+    and convolution layers; where it has none, the width of what it was called with.
+    """
+    channels = next((found for module in modules[:2] if (found := _widths(module))), None)
+    if channels is None:
+        channels = _input_widths(modules[0]) if modules else set()
+    return keys in channels and values not in channels
+
+
+def _widths(module: nn.Module) -> set[int]:
+    near = [module, *module.children()]
+    near += [child for inner in near[1:] for child in inner.children()]
+    return {width for part in near for name in _WIDTH_NAMES if _is_count(width := part.__dict__.get(name))}
+
+
+def _input_widths(module: nn.Module) -> set[int]:
+    for frame in _frames():
+        code = frame.f_code
+        if code.co_name == "forward" and code.co_argcount > 1 and _first_argument(frame) is module:
+            given = frame.f_locals.get(code.co_varnames[1])
+            if isinstance(given, Tensor) and given.dim() >= 3:
+                return {given.shape[1] if given.dim() > 3 else given.shape[-1]}
+    return set()
 
 
 def _frames() -> Iterator[FrameType]:

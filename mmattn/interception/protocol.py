@@ -12,11 +12,9 @@ from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
-from mmattn.interception.calls import Call
+from mmattn.interception.calls import Call, Emit
 from mmattn.schema.maps import AttentionLayer
 from mmattn.schema.media import Media
-
-Emit = Callable[[Call], None]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

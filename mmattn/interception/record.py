@@ -4,19 +4,18 @@ import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import replace
-from typing import Any
 
 from torch import Tensor, nn
 
 from mmattn.errors import GoneError
-from mmattn.interception.calls import Call
+from mmattn.interception.calls import Call, Tap
 from mmattn.interception.keep import keep, shares_memory
 from mmattn.interception.mode import detached, owned
+from mmattn.interception.positions import positions_maps
 from mmattn.interception.refuse import refuse_empty, refuse_unreadable
 from mmattn.interception.watch import ModelWatcher
+from mmattn.schema.maps import AttentionMaps
 
-Emit = Callable[[Call], Tensor | None]
-Tap = Callable[[nn.Module, Emit], AbstractContextManager[Any]]
 Reduce = Callable[[Call], Call | Tensor]
 
 
@@ -66,6 +65,14 @@ class Recording:
         return tuple(self._watcher.inputs)
 
     @property
+    def maps(self) -> AttentionMaps:
+        """What was seen, as maps over bare Positions: one layer a call.
+
+        `mmattn.attend(recording, image=...)` gives them places where an adapter knows the model.
+        """
+        return positions_maps(self.calls, model=self.model, inputs=self.inputs)
+
+    @property
     def passes(self) -> int:
         """How many outermost forwards there were."""
         return self._watcher.passes
@@ -93,7 +100,7 @@ class _Reader(ModelWatcher):
     def record(self, call: Call, copy: Callable[[], Call], check: Callable[[Call], Tensor | None]) -> None:
         """Keep a call, or what the reducer makes of it."""
         if self.reduce is None:
-            kept = copy()
+            kept = replace(copy(), module=call.module, order=call.order, pass_index=call.pass_index)
             error = check(kept)
         else:
             error = check(call)
@@ -101,11 +108,12 @@ class _Reader(ModelWatcher):
         self.entries.append((kept, error))
         self.counted(call.module)
 
-    def emit(self, call: Call) -> None:
+    def emit(self, call: Call) -> Tensor | None:
         """Keep a call that a tap saw."""
         kept = owned(self.number(call, call.module))
         self.entries.append((kept, None))
         self.counted(call.module)
+        return None
 
     def finished(self) -> list[Call]:
         """Return the calls; pending errors become numbers, once."""

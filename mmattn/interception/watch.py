@@ -6,7 +6,7 @@ called with, and counting pre-hooks on modules named *Attention or *Attn; all ar
 
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import Any
@@ -17,13 +17,14 @@ from torch.utils.hooks import RemovableHandle
 
 from mmattn.interception.calls import Call
 from mmattn.interception.contract import CONTRACTIONS
+from mmattn.interception.flex import flex_handlers
 from mmattn.interception.follow import FOLLOWED, SOFTMAXES
 from mmattn.interception.fused import FUSED
 from mmattn.interception.mode import is_watching, watching
 from mmattn.interception.owner import is_running, module_paths, nearest_path
 from mmattn.interception.refuse import is_attention, refuse_nested
 
-HANDLERS = {**FUSED, **SOFTMAXES}
+HANDLERS = {**FUSED, **SOFTMAXES, **flex_handlers()}
 FOLLOWERS = {**FOLLOWED, **CONTRACTIONS}
 
 
@@ -62,6 +63,17 @@ class ModelWatcher:
         self.order += 1
         self.called[path] = None
 
+    def selects(self, path: str) -> bool:
+        """Whether this watcher edits that module's calls: a reader edits none."""
+        return False
+
+    def edit(self, weights: Tensor, call: Call) -> Tensor | None:
+        """Return other weights, or None."""
+        return None
+
+    def record(self, call: Call, copy: Callable[[], Call], check: Callable[[Call], Tensor | None]) -> None:
+        """Keep a call: a writer keeps none."""
+
     @contextmanager
     def installed(self) -> Iterator[None]:
         """Hooks and mode on; both are gone afterwards, whatever happens."""
@@ -70,12 +82,12 @@ class ModelWatcher:
         try:
             root = getattr(self.root, "_orig_mod", self.root)
             handles.append(root.register_forward_pre_hook(self._on_root, with_kwargs=True))
-            for module in _modules(self.root):
+            for module in self.root.modules():
                 if is_attention(module):
                     handles.append(module.register_forward_pre_hook(self._on_attention, with_kwargs=True))
             with ExitStack() as stack:
                 stack.enter_context(eager())
-                stack.enter_context(watching(self, HANDLERS, FOLLOWERS))  # type: ignore[arg-type]
+                stack.enter_context(watching(self, HANDLERS, FOLLOWERS))
                 yield
         finally:
             for handle in handles:
@@ -146,7 +158,3 @@ def eager() -> Iterator[None]:
             _stance.pop()
             if len(_stance) == 1:
                 _stance.pop().__exit__(None, None, None)
-
-
-def _modules(root: nn.Module) -> Iterator[nn.Module]:
-    yield from root.modules()
