@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from os import PathLike
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from torch import Tensor, nn
 
@@ -90,7 +90,8 @@ def attend(
         opened_model = opened.model
         processor = opened.processor if processor is None else processor
         maps = run_and_join(name, adapter, opened_model, media, processor=processor, options=options)
-        return maps.named(weights=opened.weights or model, labels=opened.labels, model_ref=keep(opened_model))
+        weights = model if model.startswith("mmattn:") else opened.weights or model
+        return maps.named(weights=weights, labels=opened.labels, model_ref=keep(opened_model))
     name, adapter = plugins.claiming(model)
     if model.training:
         warnings.warn(
@@ -225,7 +226,7 @@ def head_grid(
     kind: Kind | None = None,
     query: Query = None,
     layers: Sequence[int] | None = None,
-    scale: str = "shared",
+    scale: Literal["shared", "panel"] = "shared",
 ) -> Drawing:
     """Draw every layer x head of one sample in one labelled sheet, on one scale.
 
@@ -241,13 +242,25 @@ def head_grid(
         `"shared"`: all tiles compare; `"panel"`: each tile has its own, said in the picture.
     """
     found = analysis.look_at_heads(maps, stream=stream, kind=kind, query=query, layers=layers)
+    across = max(len(row.heads) for row in found)
+    tiles = [head for row in found for head in (*row.heads, *(None,) * (across - len(row.heads)))]
+    source = maps.source
+    said = [
+        "look, every layer and head",
+        f"query: {found[0].heads[0].labels[0]}",
+        f"{source.model}, {source.weights}",
+        source.preprocessing,
+        *(medium.name for medium in maps.media),
+        f"scale: {scale}",
+    ]
     return render.sheet(
-        [tile for row in found for tile in row.heads],
+        tiles,
         rows=len(found),
-        cols=max(len(row.heads) for row in found),
+        cols=across,
         row_labels=[row.label for row in found],
-        col_labels=[f"head {head}" for head in range(max(len(row.heads) for row in found))],
+        col_labels=[f"head {head}" for head in range(across)],
         scale=scale,
+        caption=" · ".join(part for part in said if part),
     )
 
 

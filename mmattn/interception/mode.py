@@ -9,7 +9,7 @@ one mode, so that every one of them sees the weights that were really used, edit
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -52,6 +52,7 @@ class Sight:
     check: Callable[[Call, Any], Tensor | None]
 
 
+@runtime_checkable
 class Watcher(Protocol):
     """One capture or intervention: what the mode asks of it."""
 

@@ -196,7 +196,7 @@ class AttentionLayer:
         return out[:, where, :-1]
 
     def __repr__(self) -> str:
-        shape = f"{_axes(self.query)} -> {_axes(self.key)}"
+        shape = f"{_axes(self.query)} -> {_axes(self.key)}" if self.query != self.key else _axes(self.query)
         kept = "edges" if isinstance(self.storage, Edges) else type(self.storage[0].source).__name__.lower()
         error = "" if self.error is None else f", self-check {self.error:.1e}"
         heads = "heads unknown" if self.heads is None else f"{self.heads} heads"
