@@ -7,6 +7,7 @@ one warns and is skipped. The most derived model class wins a claim; a tie is an
 
 import sys
 import warnings
+from dataclasses import replace
 from importlib.metadata import EntryPoint, entry_points
 
 from torch import nn
@@ -168,7 +169,8 @@ def open_model(name: str) -> tuple[str, Adapter, Opened]:
         adapter = load(entry.adapter)
         if adapter is None:
             raise ModelError(f"The adapter {entry.adapter} of {name} is broken. Reinstall mmattn.")
-        return entry.adapter, adapter, adapter.open(entry.opens, weights=catalog.fetch(entry))
+        opened = adapter.open(entry.opens, weights=catalog.fetch(entry))
+        return entry.adapter, adapter, replace(opened, weights=entry.full_name)
     candidates = adapters(library=prefix)
     if not candidates:
         libraries = ["mmattn", *dict.fromkeys(n.split(".")[0] for n in installed())]

@@ -116,6 +116,10 @@ class TimmVit:
             readout=readout_of(model),
         )
 
+    def image_options(self, *, size_px: int | None, keep_aspect: bool) -> TimmOptions:
+        """Return options for the sizes that a command line names; see `protocol.TakesSizes`."""
+        return TimmOptions(size_px=size_px, keep_aspect=keep_aspect)
+
     def taps(self, model: nn.Module, emit: Emit) -> contextlib.AbstractContextManager[None]:
         """No extra points: everything goes through the kernels that interception sees."""
         return contextlib.nullcontext()

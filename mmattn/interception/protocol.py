@@ -136,3 +136,12 @@ class Adapter(Protocol):
     def score(self, output: Any, target: Any) -> Tensor:
         """Return the scalar that a target names; raises ModelError without logits."""
         ...
+
+
+@runtime_checkable
+class TakesSizes(Protocol):
+    """What an adapter of pictures may have beside `Adapter`: options from the sizes that a command line names."""
+
+    def image_options(self, *, size_px: int | None, keep_aspect: bool) -> Any:
+        """Return the adapter's own options: the side of the model's input, and whether the picture keeps its aspect."""
+        ...
