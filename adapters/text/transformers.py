@@ -7,23 +7,20 @@ is always a span of the text as the user wrote it, whatever the model made of it
 The models run as they are loaded (fused attention); nothing asks for `output_attentions`.
 """
 
-import socket
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
-from urllib.request import getproxies
 
 import torch
 from jaxtyping import Bool
 from torch import Tensor, nn
 
-from mmattn.errors import DownloadError, InputError, ModelError
+from mmattn.errors import InputError, ModelError
 from mmattn.interception.blocks import head_count, to_blocks
-from mmattn.interception.calls import Call
-from mmattn.interception.protocol import Emit, MediaGiven, ModelFamily, Opened, Prepared
+from mmattn.interception.calls import Call, Emit
+from mmattn.interception.protocol import MediaGiven, ModelFamily, Opened, Prepared
 from mmattn.schema.axes import Axis
 from mmattn.schema.layers import AttentionLayer
 from mmattn.schema.media import Words
@@ -31,9 +28,7 @@ from mmattn.schema.sets import Positions
 from mmattn.schema.tokens import Tokens
 
 from ..spans import from_offsets
-
-# model_type in config.json; each is held by a test against the library's own eager weights.
-FAMILIES = ("albert", "bert", "camembert", "distilbert", "electra", "mpnet", "roberta", "xlm-roberta")
+from .transformers_open import FAMILIES, is_encoder, open_model, tokenizer_of
 
 # In this order: RoBERTa's <s> is both its first token and its class token.
 _ROLES = {
@@ -70,9 +65,7 @@ class TransformersText:
 
     def opens(self, config: Mapping[str, Any]) -> bool:
         """Whether a config.json names an encoder of the family."""
-        architectures = [str(name) for name in config.get("architectures") or ()]
-        decodes = any(name.endswith(("ForCausalLM", "LMHeadModel", "Decoder")) for name in architectures)
-        return config.get("model_type") in FAMILIES and bool(architectures) and not decodes
+        return is_encoder(config)
 
     def open(self, name: str, weights: Path | None = None) -> Opened:
         """Open a folder with config, safetensors and tokenizer, or a name on the Hugging Face hub.
@@ -84,29 +77,7 @@ class TransformersText:
         weights
             The folder that the catalog found; then `name` is for captions only.
         """
-        from transformers import AutoTokenizer
-
-        where = str(weights if weights is not None else Path(name).expanduser() if Path(name).exists() else name)
-        local = Path(where).exists()
-        try:
-            model = _load(where, local=True)
-            tokenizer = AutoTokenizer.from_pretrained(where, local_files_only=True)
-        except (OSError, ValueError) as problem:
-            if local:
-                raise _unreadable(where, problem) from problem
-            try:
-                _check_reachable()
-                model = _load(where, local=False)
-                tokenizer = AutoTokenizer.from_pretrained(where)
-            except (OSError, ValueError) as from_hub:
-                raise _not_on_hub(where, from_hub) from from_hub
-        labels = getattr(model.config, "id2label", None) if "Classification" in type(model).__name__ else None
-        return Opened(
-            model=model,
-            processor=tokenizer,
-            labels=None if labels is None else tuple(labels[index] for index in sorted(labels)),
-            weights=name,
-        )
+        return open_model(name, weights=weights)
 
     def models(self) -> Iterable[ModelFamily]:
         """The family, one line for the names that are opened through the catalog and one for the hub's."""
@@ -135,7 +106,7 @@ class TransformersText:
         if media.inputs is not None:
             return _prepared_inputs(model, media.inputs)
         texts = _texts(media.text)
-        tokenizer = processor if processor is not None else _tokenizer_of(model)
+        tokenizer = processor if processor is not None else tokenizer_of(model)
         encoded = _encode(tokenizer, texts)
         _check_length(model, encoded["input_ids"].shape[1], texts)
         axes = tuple(_axis(words.text, tokenizer, encoded, sample) for sample, words in enumerate(texts))
@@ -177,70 +148,6 @@ class TransformersText:
 
 
 adapter = TransformersText()
-
-
-def _load(where: str, *, local: bool) -> Any:
-    """Load the class that the config names, in float32, refusing weights that are not all there."""
-    import transformers
-
-    config = transformers.AutoConfig.from_pretrained(where, local_files_only=local)
-    if not adapter.opens(config.to_dict()):
-        raise ModelError(
-            f"{where} is {config.architectures or 'a model without a named class'} ({config.model_type}). This adapter "
-            f"opens encoders of these kinds: {', '.join(FAMILIES)}. Open it yourself and pass the module."
-        )
-    loader = getattr(transformers, config.architectures[0], transformers.AutoModel)
-    model, report = loader.from_pretrained(
-        where, local_files_only=local, use_safetensors=True, output_loading_info=True, dtype=torch.float32
-    )
-    missing = sorted(key for key in report["missing_keys"] if "pooler" not in key)  # no attention comes after it
-    if missing:
-        raise ModelError(
-            f"{where} lacks {len(missing)} weights of {config.architectures[0]}, such as {missing[0]}. They would be "
-            "random numbers, and so would the maps. Pass a complete model."
-        )
-    return model.eval()
-
-
-def _check_reachable() -> None:
-    """Fail at once where the hub's name does not resolve: its client retries for half a minute."""
-    from huggingface_hub import constants
-
-    host = urlsplit(constants.ENDPOINT).hostname
-    if host and not getproxies():
-        socket.getaddrinfo(host, 443)  # socket.gaierror is an OSError
-
-
-def _unreadable(where: str, problem: Exception) -> InputError:
-    said = str(problem).splitlines()[0]
-    return InputError(
-        f"The folder {where} cannot be opened: {said[:300]} It should hold config.json, model.safetensors and the "
-        "tokenizer's files. Save the model there with save_pretrained."
-    )
-
-
-def _not_on_hub(where: str, problem: Exception) -> DownloadError:
-    said = str(problem).splitlines()[0]
-    return DownloadError(
-        f"hf:{where} could not be had from the Hugging Face hub: {said[:300]} It is neither a folder nor in the hub's "
-        "cache on this machine. Check the name and the network, pass a folder, or mmattn:minilm, which needs no hub."
-    )
-
-
-def _tokenizer_of(model: nn.Module) -> Any:
-    from transformers import AutoTokenizer
-
-    name = str(getattr(model, "name_or_path", ""))
-    try:
-        if name:
-            return AutoTokenizer.from_pretrained(name, local_files_only=True)
-    except (OSError, ValueError):
-        pass
-    raise InputError(
-        f"No tokenizer was found for this {type(model).__name__}"
-        + (f" from {name}" if name else ", which names no place that it was loaded from")
-        + ". A text needs the tokenizer that the model was trained with. Pass processor=tokenizer."
-    )
 
 
 def _texts(given: Any) -> tuple[Words, ...]:
