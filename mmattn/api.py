@@ -20,6 +20,7 @@ from mmattn.interception import Call, Recording
 from mmattn.interception import capture as record
 from mmattn.interception import intervene as write
 from mmattn.interception.protocol import MediaGiven
+from mmattn.opening import open_model
 from mmattn.render.drawing import Drawing
 from mmattn.schema.layers import Kind
 from mmattn.schema.maps import AttentionMaps, keep, keep_weakly
@@ -72,9 +73,9 @@ def attend(
 
     Examples
     --------
-    >>> import timm
+    >>> import mmattn, timm, torch
     >>> model = timm.create_model("vit_tiny_patch16_224", img_size=64).eval()
-    >>> maps = attend(model, inputs=torch.rand(1, 3, 64, 64))
+    >>> maps = mmattn.attend(model, inputs=torch.rand(1, 3, 64, 64))
     >>> maps["blocks.0.attn"].weights().shape
     torch.Size([3, 17, 17])
     """
@@ -86,7 +87,7 @@ def attend(
     if pass_index is not None:
         raise InputError("pass_index chooses a pass of a recording, and this is a model. Leave pass_index out.")
     if isinstance(model, str):
-        name, adapter, opened = plugins.open_model(model)
+        name, adapter, opened = open_model(model)
         opened_model = opened.model
         processor = opened.processor if processor is None else processor
         maps = run_and_join(name, adapter, opened_model, media, processor=processor, options=options)
@@ -140,9 +141,10 @@ def capture(model: nn.Module) -> AbstractContextManager[Recording]:
 
     Examples
     --------
-    >>> layer = nn.MultiheadAttention(8, 2, batch_first=True).eval()
+    >>> import mmattn, torch
+    >>> layer = torch.nn.MultiheadAttention(8, 2, batch_first=True).eval()
     >>> x = torch.rand(1, 5, 8)
-    >>> with capture(layer) as recording:
+    >>> with mmattn.capture(layer) as recording:
     ...     _ = layer(x, x, x)
     >>> recording.maps[0].weights().shape
     torch.Size([2, 5, 5])
@@ -167,9 +169,10 @@ def intervene(
 
     Examples
     --------
-    >>> layer = nn.MultiheadAttention(8, 2, batch_first=True).eval()
+    >>> import mmattn, torch
+    >>> layer = torch.nn.MultiheadAttention(8, 2, batch_first=True).eval()
     >>> x = torch.rand(1, 5, 8)
-    >>> with intervene(layer, lambda weights, call: torch.full_like(weights, 1 / 5)):
+    >>> with mmattn.intervene(layer, lambda weights, call: torch.full_like(weights, 1 / 5)):
     ...     y, _ = layer(x, x, x)
     >>> bool(torch.allclose(y[0, 0], y[0, 1]))
     True
@@ -186,7 +189,16 @@ def look(
     head: int | str | None = None,
     query: Query = None,
 ) -> Any:
-    """Return the raw attention of one layer; for a batch a list. See `mmattn.analysis.look.look`."""
+    """Return the raw attention of one layer; for a batch a list. See `mmattn.analysis.look.look`.
+
+    Examples
+    --------
+    >>> import mmattn, timm, torch
+    >>> model = timm.create_model("vit_tiny_patch16_224", img_size=64).eval()
+    >>> maps = mmattn.attend(model, image=torch.rand(3, 64, 96))
+    >>> mmattn.look(maps, layer=-1, head=0, query=(48, 32)).values.shape
+    torch.Size([1, 17])
+    """
     return _each(maps, lambda one: analysis.look(one, stream=stream, kind=kind, layer=layer, head=head, query=query))
 
 
@@ -200,7 +212,16 @@ def rollout(
     start_layer: int = 0,
     residual_weight: float = 0.5,
 ) -> Any:
-    """Return attention followed through all layers; for a batch a list. See `mmattn.analysis.rollout.rollout`."""
+    """Return attention followed through all layers; for a batch a list. See `mmattn.analysis.rollout.rollout`.
+
+    Examples
+    --------
+    >>> import mmattn, timm, torch
+    >>> model = timm.create_model("vit_tiny_patch16_224", img_size=64).eval()
+    >>> maps = mmattn.attend(model, image=torch.rand(3, 64, 96))
+    >>> bool(torch.isclose(mmattn.rollout(maps).values.sum(), torch.tensor(1.0)))
+    True
+    """
     return _each(
         maps,
         lambda one: analysis.rollout(
@@ -240,6 +261,14 @@ def head_grid(
         Only these layers (indices within the stream).
     scale
         `"shared"`: all tiles compare; `"panel"`: each tile has its own, said in the picture.
+
+    Examples
+    --------
+    >>> import mmattn, timm, torch
+    >>> model = timm.create_model("vit_tiny_patch16_224", img_size=64).eval()
+    >>> maps = mmattn.attend(model, image=torch.rand(3, 64, 96))
+    >>> mmattn.head_grid(maps, layers=[0, 11]).save("heads.png").name
+    'heads.png'
     """
     found = analysis.look_at_heads(maps, stream=stream, kind=kind, query=query, layers=layers)
     across = max(len(row.heads) for row in found)
@@ -265,7 +294,15 @@ def head_grid(
 
 
 def draw(anything: Any) -> Any:
-    """Return the drawing that fits: maps are rolled out and overlaid, a relevance is overlaid, a batch gives a list."""
+    """Return the drawing that fits: maps are rolled out and overlaid, a relevance is overlaid, a batch gives a list.
+
+    Examples
+    --------
+    >>> import mmattn, timm, torch
+    >>> model = timm.create_model("vit_tiny_patch16_224", img_size=64).eval()
+    >>> mmattn.draw(mmattn.attend(model, image=torch.rand(3, 64, 96))).save("seen.png").name
+    'seen.png'
+    """
     if isinstance(anything, Drawing):
         return anything
     if isinstance(anything, Relevance):
@@ -287,6 +324,14 @@ def load(path: "str | PathLike[str]") -> AttentionMaps:
     ------
     FormatError
         When the file is truncated, foreign, hostile or from a newer schema.
+
+    Examples
+    --------
+    >>> import mmattn, timm, torch
+    >>> model = timm.create_model("vit_tiny_patch16_224", img_size=64).eval()
+    >>> mmattn.attend(model, image=torch.rand(3, 64, 96)).save("maps.safetensors")
+    >>> mmattn.load("maps.safetensors")["blocks.11.attn"].weights().shape
+    torch.Size([3, 17, 17])
     """
     from mmattn.schema.store import load as read
 
