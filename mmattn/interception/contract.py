@@ -9,30 +9,37 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn import functional
 
+from mmattn.interception.asked import Asked, forms
 from mmattn.interception.calls import Call
-from mmattn.interception.follow import Trail, remember, table, tensors_in, trail_of, without_dropout
+from mmattn.interception.follow import Trail, known_in, remember, table, trail_of, without_dropout
 from mmattn.interception.mode import AttentionMode, Handler, Sight
-from mmattn.interception.owner import running_modules
+from mmattn.interception.owner import is_owned_by_attention
 from mmattn.interception.selfcheck import relative_error, row_numbers
+
+_REVERSED = set(forms("__rmatmul__"))
+_ADDING = set(forms("baddbmm addmm"))
+_CONVOLUTIONS = set(forms("conv1d conv2d conv3d convolution"))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Product:
-    """One product of remembered weights with a value.
+    """Remembered weights and the value they meet.
 
     Parameters
     ----------
     weights, value
         The operands, as the function was given them.
     order
-        The permutation of `weights` that gives `[..., query, key]`; the last two are those.
+        The permutation of `weights` that gives `[..., query, key]`.
     queryless
         Whether the weights have no query dimension of their own: one is put in.
     out_query
         Where the query dimension stands in the result; None if there is none.
+    value_dim
+        Width of the value.
     """
 
     weights: Tensor
@@ -41,145 +48,128 @@ class _Product:
     order: tuple[int, ...]
     queryless: bool = False
     out_query: int | None
-    width: int
+    value_dim: int
+
+    def read(self, tensor: Tensor) -> Tensor:
+        """Return `[..., query, key]` of a tensor laid out as the operand is."""
+        ordered = tensor.permute(self.order)
+        return ordered.unsqueeze(-2) if self.queryless else ordered
+
+    def written(self, weights: Tensor) -> Tensor:
+        """Return the operand of `[..., query, key]`: the inverse of `read`."""
+        plain = weights.squeeze(-2) if self.queryless else weights
+        back = sorted(range(len(self.order)), key=self.order.__getitem__)
+        return plain.permute(back).to(self.weights.dtype)
 
 
-def on_matmul(mode: AttentionMode, func: Any, types: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def on_matmul(mode: AttentionMode, asked: Asked) -> Any:
     """See `weights @ value` and `value @ weights^T`."""
-    names = [name for name in ("input", "self", "other", "mat2", "tensor2") if name in kwargs]
-    operands = [*args[:2], *(kwargs[name] for name in names)][:2]
-    if func in _REVERSED:
+    operands = [asked.option("input self", 0), asked.option("other mat2 tensor2", 1)]
+    if asked.func in _REVERSED:
         operands.reverse()
-    return _on_product(mode, func, args, kwargs, operands)
+    return _on_operands(mode, asked, operands)
 
 
-def on_baddbmm(mode: AttentionMode, func: Any, types: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def on_baddbmm(mode: AttentionMode, asked: Asked) -> Any:
     """See `input + weights @ value`."""
-    operands = [*args[1:3], *(kwargs[name] for name in ("batch1", "batch2", "mat1", "mat2") if name in kwargs)][:2]
-    return _on_product(mode, func, args, kwargs, operands)
+    return _on_operands(mode, asked, [asked.option("batch1 mat1", 1), asked.option("batch2 mat2", 2)])
 
 
-def _on_product(
-    mode: AttentionMode, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], operands: list[Any]
-) -> Any:
-    if len(operands) < 2 or not all(isinstance(operand, Tensor) for operand in operands):
-        return func(*args, **kwargs)
-    left, right = operands
-    on_left, on_right = trail_of(mode, left), trail_of(mode, right)
-    found = None
-    left_meets = on_left is not None and on_left.key == left.dim() - 1
-    right_meets = on_right is not None and right.dim() > 1 and on_right.key == right.dim() - 2
-    if left_meets and right_meets:
-        return func(*args, **kwargs)  # how alike two distributions are
-    if left_meets and on_left is not None:
-        order = tuple(range(left.dim()))
-        width = right.shape[-1] if right.dim() > 1 else 1
-        found = _Product(weights=left, value=right, trail=on_left, order=order, out_query=-2, width=width)
-    elif right_meets and on_right is not None:
-        order = (*range(right.dim() - 2), right.dim() - 1, right.dim() - 2)
-        width = left.shape[-2] if left.dim() > 1 else 1
-        found = _Product(weights=right, value=left, trail=on_right, order=order, out_query=-1, width=width)
-    if found is not None and is_attention(found):
-        return _attend(mode, func, args, kwargs, found)
-    return _mix(mode, func, args, kwargs)
-
-
-def on_einsum(mode: AttentionMode, func: Any, types: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def on_einsum(mode: AttentionMode, asked: Asked) -> Any:
     """See an einsum of two operands that sums over the key dimension of one of them."""
-    equation, operands = args[0], list(args[1:])
+    equation, *operands = asked.args
     if len(operands) == 1 and isinstance(operands[0], (tuple, list)):
         operands = list(operands[0])
     trails = [trail_of(mode, operand) for operand in operands]
     if not isinstance(equation, str) or len(operands) != 2 or not any(trails):
-        return func(*args, **kwargs)
-    first, second, result = _letters(equation, operands)
-    found = None
+        return asked.run()
+    letters = _letters(equation, operands)
     for index, trail in enumerate(trails):
-        if trail is None:
-            continue
-        mine, others = (first, second) if index == 0 else (second, first)
-        letter = mine[trail.key]
-        if letter in result or letter not in others:
-            continue
-        free = [other for other in mine if other in result and other not in others]
-        leading = [other for other in mine if other != letter and other not in free[-1:]]
-        order = tuple(mine.index(other) for other in [*leading, *free[-1:], letter])
-        widths = [operands[1 - index].shape[others.index(other)] for other in others if other not in mine]
-        found = _Product(
-            weights=operands[index],
-            value=operands[1 - index],
-            trail=trail,
-            order=order,
-            queryless=not free,
-            out_query=result.index(free[-1]) if free else None,
-            width=widths[-1] if widths else 1,
-        )
-        break
-    if found is not None and is_attention(found):
-        return _attend(mode, func, args, kwargs, found)
-    return _mix(mode, func, args, kwargs, letters=(first, second, result))
+        product = None if trail is None else _einsum_product(letters, operands, trail, weights_at=index)
+        if product is not None and _is_attention(product):
+            return _attend(mode, asked, product)
+    return on_mixing(mode, asked, letters=letters)
 
 
-def on_linear(mode: AttentionMode, func: Any, types: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Follow a linear layer over the head dimension; one over the key dimension ends the trail."""
-    return _mix(mode, func, args, kwargs)
+def on_mixing(mode: AttentionMode, asked: Asked, *, letters: tuple[str, str, str] | None = None) -> Any:
+    """Follow a product with a small shared matrix over another dimension than the key; else the trail ends."""
+    known = known_in(mode, asked)
+    clean = without_dropout(mode, asked) if known else None
+    result = asked.run()
+    if len(known) != 1 or not isinstance(result, Tensor):
+        return result
+    source, trail = known[0]
+    tensors = asked.tensors()
+    others = [tensor for tensor in tensors if tensor is not source]
+    is_kernel = asked.func in _CONVOLUTIONS
+    if not others or any(other.dim() >= source.dim() and not is_kernel for other in others):
+        return result
+    first = tensors[0] is source
+    if letters is not None:
+        mine = letters[0] if first else letters[1]
+        key = letters[2].index(mine[trail.key]) if mine[trail.key] in letters[2] else None
+    else:
+        summed = 1 if is_kernel else source.dim() - 1 if first else source.dim() - 2
+        key = None if trail.key == summed or result.dim() != source.dim() else trail.key
+    if key is not None and result.shape[key] == source.shape[trail.key]:
+        kept = Trail(key=key, born=trail.born, grown=trail.grown, dropout=trail.dropout, clean=clean, stage=trail.stage)
+        remember(mode, result, kept)
+    return result
 
 
-def is_attention(product: _Product) -> bool:
+def _on_operands(mode: AttentionMode, asked: Asked, operands: list[Any]) -> Any:
+    left, right = operands
+    on_left, on_right = trail_of(mode, left), trail_of(mode, right)
+    left_meets = on_left is not None and on_left.key == left.dim() - 1
+    right_meets = on_right is not None and right.dim() > 1 and on_right.key == right.dim() - 2
+    if left_meets and right_meets:
+        return asked.run()  # how alike two distributions are
+    product = None
+    if left_meets and on_left is not None:
+        order = tuple(range(left.dim()))
+        width = right.shape[-1] if right.dim() > 1 else 1
+        product = _Product(weights=left, value=right, trail=on_left, order=order, out_query=-2, value_dim=width)
+    elif right_meets and on_right is not None:
+        order = (*range(right.dim() - 2), right.dim() - 1, right.dim() - 2)
+        width = left.shape[-2] if left.dim() > 1 else 1
+        product = _Product(weights=right, value=left, trail=on_right, order=order, out_query=-1, value_dim=width)
+    if product is not None and _is_attention(product):
+        return _attend(mode, asked, product)
+    return on_mixing(mode, asked)
+
+
+def _is_attention(product: _Product) -> bool:
     """Whether the value varies with the sample and the weights have a query dimension of their own.
 
     A learned codebook is no value. Where every dimension of the weights but the key is shared with the
     value, each token mixes its own entries: a dense router or deformable sampling; a single row over a
     sample's tokens (additive attention, Bahdanau et al. 2015) is told from a router by its owner's name.
     """
-    value, weights = product.value, product.weights
-    if isinstance(value, nn.Parameter) or isinstance(value._base, nn.Parameter):
+    value, weights, trail = product.value, product.weights, product.trail
+    if trail.stage != "weights" or isinstance(value, nn.Parameter) or isinstance(value._base, nn.Parameter):
         return False
-    if weights.dim() > 2 and value.dim() < 3:
+    if value.dim() < (3 if weights.dim() > 2 else 2):
         return False
-    if value.dim() < 2:
-        return False
-    sole = product.queryless or (
-        weights.shape[product.order[-2]] == 1 and product.trail.grown and 1 not in product.trail.born[1:-1]
-    )
-    if not sole:
+    lent = trail.grown and weights.shape[product.order[-2]] == 1 and 1 not in trail.born[1:-1]
+    if not product.queryless and not lent:
         return True
-    return len(product.trail.born) == 2 and _owner_attends()
+    return len(trail.born) == 2 and is_owned_by_attention()
 
 
-def _owner_attends() -> bool:
-    return any(
-        "attn" in name or "attention" in name
-        for name in (type(module).__name__.lower() for module in running_modules()[:2])
-    )
-
-
-def _attend(mode: AttentionMode, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], product: _Product) -> Any:
+def _attend(mode: AttentionMode, asked: Asked, product: _Product) -> Any:
     trail, used = product.trail, product.weights
-    clean = used if trail.clean is None else trail.clean
-
-    def canonical(tensor: Tensor) -> Tensor:
-        ordered = tensor.permute(product.order)
-        return ordered.unsqueeze(-2) if product.queryless else ordered
-
-    def run() -> Any:
-        return func(*args, **kwargs)
+    weights = product.read(used if trail.clean is None else trail.clean)
 
     def rerun(edited: Tensor) -> Any:
-        dropped = F.dropout(edited, trail.dropout) if trail.dropout else edited
-        plain = dropped.squeeze(-2) if product.queryless else dropped
-        back = sorted(range(len(product.order)), key=product.order.__getitem__)
-        return _with(func, args, kwargs, {id(used): plain.permute(back).to(used.dtype)})
+        dropped = functional.dropout(edited, trail.dropout) if trail.dropout else edited
+        return asked.run_with({id(used): product.written(dropped)})
 
     def check(kept: Call, out: Any) -> Tensor | None:
-        if kept.weights is None or product.out_query is None or func in _ADDING or out.is_meta or not out.numel():
+        if kept.weights is None or product.out_query is None or asked.func in _ADDING or out.is_meta or not out.numel():
             return None
         rows = row_numbers(kept.weights.shape[-2], out.device)
-        few = kept.weights.index_select(-2, rows)
-        back = sorted(range(len(product.order)), key=product.order.__getitem__)
-        again = _with(
-            func, args, kwargs, {id(used): few.permute(back).to(used.dtype), id(product.value): product.value.detach()}
-        )
+        few = product.written(kept.weights.index_select(-2, rows))
+        again = asked.run_with({id(used): few, id(product.value): product.value.detach()})
         return relative_error(again, out.detach().index_select(product.out_query, rows))
 
     draft = Call(
@@ -187,78 +177,43 @@ def _attend(mode: AttentionMode, func: Any, args: tuple[Any, ...], kwargs: dict[
         order=0,
         pass_index=0,
         origin="softmax",
-        weights=canonical(clean),
+        weights=weights,
         dropout=trail.dropout,
-        value_dim=product.width,
+        value_dim=product.value_dim,
     )
-    return mode.attend(
-        Sight(draft=draft, value=product.value, weights=lambda: canonical(clean), run=run, rerun=rerun, check=check)
-    )
+    sight = Sight(draft=draft, value=product.value, weights=lambda: weights, run=asked.run, rerun=rerun, check=check)
+    return mode.attend(sight)
 
 
-def _with(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], instead: dict[int, Tensor]) -> Any:
-    def swapped(given: Any) -> Any:
-        if isinstance(given, (tuple, list)):
-            return type(given)(map(swapped, given))
-        return instead.get(id(given), given)
-
-    return func(*map(swapped, args), **{name: swapped(given) for name, given in kwargs.items() if name != "out"})
-
-
-def _mix(
-    mode: AttentionMode,
-    func: Any,
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-    letters: tuple[str, str, str] | None = None,
-) -> Any:
-    """Follow a product with a small shared matrix over another dimension than the key."""
-    known = [(tensor, trail) for tensor in tensors_in(args, kwargs) if (trail := trail_of(mode, tensor)) is not None]
-    clean = without_dropout(mode, func, args, kwargs) if known else None
-    result = func(*args, **kwargs)
-    if len(known) != 1:
-        return result
-    source, trail = known[0]
-    others = [tensor for tensor in tensors_in(args, kwargs) if tensor is not source]
-    if not others or any(other.dim() >= source.dim() and not _is_kernel(func, other) for other in others):
-        return result
-    key = _mixed_key(func, source, trail, result, letters, others[0], tensors_in(args, kwargs)[0] is source)
-    if key is not None and result.shape[key] == source.shape[trail.key]:
-        remember(mode, result, Trail(key=key, born=trail.born, grown=trail.grown, dropout=trail.dropout, clean=clean))
-    return result
-
-
-def _is_kernel(func: Any, other: Tensor) -> bool:
-    return func in _CONVOLUTIONS
-
-
-def _mixed_key(
-    func: Any,
-    source: Tensor,
-    trail: Trail,
-    result: Tensor,
-    letters: tuple[str, str, str] | None,
-    other: Tensor,
-    source_first: bool,
-) -> int | None:
-    if letters is not None:
-        mine = letters[0] if source_first else letters[1]
-        return letters[2].index(mine[trail.key]) if mine[trail.key] in letters[2] else None
-    if result.dim() != source.dim():
+def _einsum_product(
+    letters: tuple[str, str, str], operands: list[Any], trail: Trail, *, weights_at: int
+) -> _Product | None:
+    mine, others, result = letters[weights_at], letters[1 - weights_at], letters[2]
+    key = mine[trail.key]
+    if key in result or key not in others:
         return None
-    if func in _CONVOLUTIONS:
-        return trail.key if trail.key >= 2 or source.dim() < 4 else None
-    summed = source.dim() - 1 if source_first else source.dim() - 2
-    return None if trail.key == summed else trail.key
+    free = [letter for letter in mine if letter in result and letter not in others]
+    leading = [letter for letter in mine if letter != key and letter not in free[-1:]]
+    value = operands[1 - weights_at]
+    widths = [size for letter, size in zip(others, value.shape, strict=True) if letter not in mine]
+    return _Product(
+        weights=operands[weights_at],
+        value=value,
+        trail=trail,
+        order=tuple(mine.index(letter) for letter in [*leading, *free[-1:], key]),
+        queryless=not free,
+        out_query=result.index(free[-1]) if free else None,
+        value_dim=widths[-1] if widths else 1,
+    )
 
 
 def _letters(equation: str, operands: list[Tensor]) -> tuple[str, str, str]:
-    """Return the letters of two operands and the result, an ellipsis spelled out."""
+    """Return the letters of two operands and of the result, an ellipsis spelled out."""
     inputs, arrow, result = equation.replace(" ", "").partition("->")
     terms = inputs.split(",")
-    spare = [letter for letter in string.ascii_uppercase + string.ascii_lowercase if letter not in equation]
+    spare = [letter for letter in string.ascii_letters if letter not in equation]
     dots = [operand.dim() - len(term.replace("...", "")) for term, operand in zip(terms, operands, strict=True)]
-    longest = max([count for term, count in zip(terms, dots, strict=True) if "..." in term], default=0)
+    longest = max((count for term, count in zip(terms, dots, strict=True) if "..." in term), default=0)
     filler = "".join(spare[:longest])
     full = [term.replace("...", filler[longest - count :]) for term, count in zip(terms, dots, strict=True)]
     if not arrow:
@@ -267,17 +222,13 @@ def _letters(equation: str, operands: list[Tensor]) -> tuple[str, str, str]:
     return full[0], full[1], result.replace("...", filler)
 
 
-_CONVOLUTIONS = set(table({"conv1d conv2d conv3d convolution": on_linear}))
-_REVERSED = {Tensor.__rmatmul__}
-_ADDING = set(table({"baddbmm baddbmm_ addmm": on_baddbmm}))
-
 CONTRACTIONS: dict[Any, Handler] = {
     **table(
         {
             "matmul bmm mm __matmul__ __rmatmul__": on_matmul,
             "baddbmm addmm": on_baddbmm,
             "einsum": on_einsum,
-            "linear conv1d conv2d conv3d convolution": on_linear,
+            "linear conv1d conv2d conv3d convolution": on_mixing,
         }
     ),
     torch.linalg.matmul: on_matmul,

@@ -4,17 +4,20 @@ A distribution is remembered by the identity of its tensor and by the dimension 
 key dimension. Every torch function that takes a remembered tensor either keeps that dimension, moves
 it, or ends the trail. Layout changes are followed by running the same function on a tensor without
 memory (the meta device) whose strides mark the key dimension.
+
+A softmax may also be written by hand: `exp(x) / exp(x).sum(dim)`, or the exp of a log_softmax.
 """
 
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from math import prod
+from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mmattn.interception.asked import Asked, forms
 from mmattn.interception.mode import AttentionMode, Handler
 
 
@@ -32,6 +35,10 @@ class Trail:
         Whether dimensions of one were added since: such a dimension is no query.
     dropout
         Probability of the dropout on the way; then `clean` is the tensor without it.
+    stage
+        `weights`; or on the way to them `exp`, the `total` of an exp, or the `log` of the weights.
+    exp
+        Identity of the exp that a total sums.
     """
 
     key: int
@@ -39,6 +46,21 @@ class Trail:
     grown: bool = False
     dropout: float = 0.0
     clean: Tensor | None = None
+    stage: Literal["weights", "exp", "total", "log"] = "weights"
+    exp: int = 0
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Step:
+    """One function that was applied to one remembered tensor, whose shape was `shape`."""
+
+    asked: Asked
+    trail: Trail
+    source: Tensor
+    shape: torch.Size
+
+
+Rule = Callable[[_Step, Tensor], Trail | None]
 
 
 def trail_of(mode: AttentionMode, tensor: Any) -> Trail | None:
@@ -58,151 +80,96 @@ def remember(mode: AttentionMode, tensor: Tensor, trail: Trail) -> None:
     table[number] = (weakref.ref(tensor, forget), trail)
 
 
-def on_softmax(mode: AttentionMode, func: Any, types: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Remember the result of a softmax."""
-    result = func(*args, **kwargs)
-    dim = kwargs.get("dim", args[1] if len(args) > 1 else None)
-    if isinstance(result, Tensor) and isinstance(dim, int) and result.dim() >= 2:
-        remember(mode, result, Trail(key=dim % result.dim(), born=tuple(result.shape)))
-    return result
-
-
-def _follower(rule: Callable[[Trail, Any, tuple[Any, ...], dict[str, Any], Tensor, Tensor], Trail | None]) -> Handler:
-    """Make a handler of a rule that says what becomes of one trail."""
-
-    def handle(mode: AttentionMode, func: Any, types: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        known = _known(mode, args, kwargs)
-        if not known:
-            return func(*args, **kwargs)
-        source, trail = known[0]
-        clean = without_dropout(mode, func, args, kwargs)
-        result = func(*args, **kwargs)
-        for index, piece in enumerate(result if isinstance(result, (tuple, list)) else [result]):
-            if not isinstance(piece, Tensor):
-                continue
-            after = rule(trail, func, args, kwargs, source, piece)
-            if after is not None:  # the trail without dropout goes the same way
-                part = clean[index] if isinstance(clean, (tuple, list)) else clean
-                remember(mode, piece, replace(after, clean=part))
-            elif piece is source:
-                mode.followed.pop(id(piece), None)
-        return result
-
-    return handle
-
-
-def without_dropout(mode: AttentionMode, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Do to the tensors before dropout what is done to those after it; None where there was no dropout."""
-    cleans = {id(tensor): trail.clean for tensor, trail in _known(mode, args, kwargs) if trail.clean is not None}
-    if not cleans:
-        return None
-    if getattr(func, "__name__", "").endswith("_"):
-        cleans = {number: clean.clone() for number, clean in cleans.items()}
-
-    def swapped(given: Any) -> Any:
-        return cleans.get(id(given), given)
-
-    return func(*map(swapped, args), **{name: swapped(given) for name, given in kwargs.items()})
-
-
-def _known(mode: AttentionMode, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[tuple[Tensor, Trail]]:
-    found = ((tensor, trail_of(mode, tensor)) for tensor in tensors_in(args, kwargs))
+def known_in(mode: AttentionMode, asked: Asked) -> list[tuple[Tensor, Trail]]:
+    """Return the remembered tensors among the arguments."""
+    found = ((tensor, trail_of(mode, tensor)) for tensor in asked.tensors())
     return [(tensor, trail) for tensor, trail in found if trail is not None]
 
 
-def _same(
-    trail: Trail, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], source: Tensor, result: Tensor
-) -> Trail | None:
-    """Casts, copies, masks and gates: the shape stays."""
-    return trail if result.shape == source.shape else None
-
-
-def _reshaped(
-    trail: Trail, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], source: Tensor, result: Tensor
-) -> Trail | None:
-    """Views in the same order of entries: the key dimension has as many entries behind it as before."""
-    width = source.shape[trail.key]
-    behind = _product(source.shape[trail.key + 1 :])
-    fits = [
-        dim for dim, size in enumerate(result.shape) if size == width and _product(result.shape[dim + 1 :]) == behind
-    ]
-    if not fits:
+def without_dropout(mode: AttentionMode, asked: Asked) -> Any:
+    """Do to the tensors before dropout what is done to those after it; None where there was no dropout."""
+    cleans = {id(tensor): trail.clean for tensor, trail in known_in(mode, asked) if trail.clean is not None}
+    if not cleans:
         return None
-    from_end = source.dim() - trail.key
-    key = min(fits, key=lambda dim: abs(result.dim() - dim - from_end))
-    return replace(trail, key=key, grown=trail.grown or result.dim() > source.dim())
+    return asked.run_with({number: clean.clone() for number, clean in cleans.items()} if asked.is_in_place else cleans)
 
 
-def _moved(
-    trail: Trail, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], source: Tensor, result: Tensor
-) -> Trail | None:
-    """Transposes, slices and new dimensions: the function runs on a tensor that only has strides."""
-    strides = [int(dim == trail.key) for dim in range(source.dim())]
-    probe = torch.empty_strided(source.shape, strides, device="meta")
-
-    def swapped(given: Any) -> Any:
-        return probe if given is source else given
-
-    try:
-        moved = func(*map(swapped, args), **{name: swapped(given) for name, given in kwargs.items()})
-    except (RuntimeError, IndexError, NotImplementedError):
-        return None
-    pieces = moved if isinstance(moved, (tuple, list)) else [moved]
-    piece = next((piece for piece in pieces if piece.shape == result.shape), None)
-    if piece is None:
-        return None
-    marked = [dim for dim, stride in enumerate(piece.stride()) if stride]
-    if len(marked) != 1:
-        return None
-    return replace(trail, key=marked[0], grown=trail.grown or result.dim() > source.dim())
+def on_softmax(mode: AttentionMode, asked: Asked) -> Any:
+    """Remember the result of a softmax, or of a log_softmax, whose exp it is."""
+    result = asked.run()
+    dim = asked.option("dim", 1)
+    if isinstance(result, Tensor) and isinstance(dim, int) and result.dim() >= 2:
+        stage: Literal["log", "weights"] = "log" if "log_softmax" in str(asked.func) else "weights"
+        remember(mode, result, Trail(key=dim % result.dim(), born=tuple(result.shape), stage=stage))
+    return result
 
 
-def _product(sizes: Any) -> int:
-    total = 1
-    for size in sizes:
-        total *= size
-    return total
+def on_exp(mode: AttentionMode, asked: Asked) -> Any:
+    """Remember an exp: divided by its own sum it is a softmax."""
+    trail = trail_of(mode, asked.option("input self", 0))
+    result = asked.run()
+    if isinstance(result, Tensor) and result.dim() >= 2:
+        logs = trail is not None and trail.stage == "log"
+        start = Trail(key=-1, born=tuple(result.shape), stage="exp")
+        remember(mode, result, replace(trail, stage="weights") if trail is not None and logs else start)
+    return result
 
 
-def tensors_in(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
-    given: list[Tensor] = []
-    for item in (*args, *kwargs.values()):
-        if isinstance(item, Tensor):
-            given.append(item)
-        elif isinstance(item, (tuple, list)):
-            given += [inner for inner in item if isinstance(inner, Tensor)]
-    return given
+def on_total(mode: AttentionMode, asked: Asked) -> Any:
+    """Remember the sum of an exp over one dimension."""
+    result = asked.run()
+    source = asked.option("input self", 0)
+    trail = trail_of(mode, source)
+    dim = asked.option("dim axis", 1)
+    dim = dim[0] if isinstance(dim, (tuple, list)) and len(dim) == 1 else dim
+    if trail is not None and trail.stage == "exp" and isinstance(dim, int):
+        remember(mode, result, replace(trail, stage="total", key=dim % source.dim(), exp=id(source), clean=None))
+    return result
 
 
-def on_dropout(mode: AttentionMode, func: Any, types: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def on_quotient(mode: AttentionMode, asked: Asked) -> Any:
+    """Remember exp / total as a distribution; divide distributions as any elementwise function does."""
+    above, below = asked.option("input self", 0), asked.option("other", 1)
+    upper, lower = trail_of(mode, above), trail_of(mode, below)
+    if upper is None or lower is None or upper.stage != "exp" or lower.stage != "total" or lower.exp != id(above):
+        return _elementwise(mode, asked)
+    key, dims = lower.key, above.dim()
+    result = asked.run()
+    if below.dim() == dims and below.shape[key] == 1:
+        remember(mode, result, Trail(key=key, born=tuple(result.shape)))
+    return result
+
+
+def on_dropout(mode: AttentionMode, asked: Asked) -> Any:
     """Dropout is transparent: the weights are those before it."""
-    source = args[0] if args else kwargs.get("input")
+    source = asked.option("input", 0)
     trail = trail_of(mode, source)
     if trail is None:
-        return func(*args, **kwargs)
-    p = kwargs.get("p", args[1] if len(args) > 1 else 0.5)
-    training = kwargs.get("training", kwargs.get("train", args[2] if len(args) > 2 else True))
-    if training and p:
+        return asked.run()
+    p = float(asked.option("p", 1, 0.5))
+    if p and asked.option("training train", 2, True):
         before = trail.clean if trail.clean is not None else source.clone()
-        trail = replace(trail, dropout=1 - (1 - trail.dropout) * (1 - float(p)), clean=before)
-    result = func(*args, **kwargs)
+        trail = replace(trail, dropout=1 - (1 - trail.dropout) * (1 - p), clean=before)
+    result = asked.run()
     remember(mode, result, trail)
     return result
 
 
-def on_sum(mode: AttentionMode, func: Any, types: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def on_sum(mode: AttentionMode, asked: Asked) -> Any:
     """Follow a sum of distributions (ConViT's gate), or with a number or what the whole batch shares."""
-    known = _known(mode, args, kwargs)
+    known = known_in(mode, asked)
     if not known:
-        return func(*args, **kwargs)
+        return asked.run()
     source, trail = known[0]
     shape = source.shape
-    others = [tensor for tensor in tensors_in(args, kwargs) if trail_of(mode, tensor) is None]
-    clean = without_dropout(mode, func, args, kwargs)
-    result = func(*args, **kwargs)
-    agree = all(other.key == trail.key for _, other in known)
+    others = [tensor for tensor in asked.tensors() if trail_of(mode, tensor) is None]
+    clean = without_dropout(mode, asked)
+    result = asked.run()
+    agree = all(other.key == trail.key and other.stage == trail.stage for _, other in known)
     if agree and result.shape == shape and all(_is_shared(other, source) for other in others):
         remember(mode, result, replace(trail, clean=clean, dropout=max(other.dropout for _, other in known)))
+    elif result is source:
+        mode.followed.pop(id(result), None)
     return result
 
 
@@ -210,44 +177,106 @@ def _is_shared(other: Tensor, source: Tensor) -> bool:
     return isinstance(other, nn.Parameter) or other.dim() < source.dim() or other.shape[0] < source.shape[0]
 
 
-def _named(names: str) -> list[Any]:
-    """Return every form in which torch hands these functions to a mode."""
-    found: list[Any] = []
-    for name in names.split():
-        for home in (torch, Tensor, F):
-            if (form := getattr(home, name, None)) is not None:
-                found.append(form)
-        packet = getattr(torch.ops.aten, name, None) if not name.startswith("__") else None
-        if packet is not None:
-            found += [packet, *(getattr(packet, overload) for overload in packet.overloads())]
-    return found
+def _follower(rule: Rule) -> Handler:
+    """Make a handler of a rule that says what becomes of one trail."""
+
+    def handle(mode: AttentionMode, asked: Asked) -> Any:
+        known = known_in(mode, asked)
+        if not known:
+            return asked.run()
+        source, trail = known[0]
+        step = _Step(asked=asked, trail=trail, source=source, shape=source.shape)
+        clean = without_dropout(mode, asked)
+        result = asked.run()
+        for index, piece in enumerate(_pieces(result)):
+            if not isinstance(piece, Tensor):
+                continue
+            after = rule(step, piece)
+            if after is not None:
+                remember(mode, piece, replace(after, clean=None if clean is None else _pieces(clean)[index]))
+            elif piece is source:
+                mode.followed.pop(id(piece), None)
+        return result
+
+    return handle
+
+
+def _pieces(result: Any) -> Sequence[Any]:
+    return result if isinstance(result, (tuple, list)) else (result,)
+
+
+def _same(step: _Step, result: Tensor) -> Trail | None:
+    """Casts, copies, masks and gates: the shape stays."""
+    return step.trail if result.shape == step.shape else None
+
+
+def _reshaped(step: _Step, result: Tensor) -> Trail | None:
+    """Views in the same order of entries: the key dimension has as many entries behind it as before."""
+    trail, shape = step.trail, step.shape
+    if trail.stage == "total":
+        return trail
+    if trail.stage == "exp":
+        return None
+    behind = prod(shape[trail.key + 1 :])
+    fits = [
+        dim
+        for dim, size in enumerate(result.shape)
+        if size == shape[trail.key] and prod(result.shape[dim + 1 :]) == behind
+    ]
+    if not fits:
+        return None
+    from_end = len(shape) - trail.key
+    key = min(fits, key=lambda dim: abs(result.dim() - dim - from_end))
+    return replace(trail, key=key, grown=trail.grown or result.dim() > len(shape))
+
+
+def _moved(step: _Step, result: Tensor) -> Trail | None:
+    """Transposes, slices and new dimensions: the function runs on a tensor that only has strides."""
+    trail, shape = step.trail, step.shape
+    if trail.stage == "total":
+        return trail
+    if trail.stage == "exp":
+        return None
+    probe = torch.empty_strided(shape, [int(dim == trail.key) for dim in range(len(shape))], device="meta")
+    try:
+        moved = step.asked.run_with({id(step.source): probe})
+    except (RuntimeError, IndexError, NotImplementedError):
+        return None
+    piece = next((piece for piece in _pieces(moved) if piece.shape == result.shape), None)
+    marked = [] if piece is None else [dim for dim, stride in enumerate(piece.stride()) if stride]
+    if len(marked) != 1:
+        return None
+    return replace(trail, key=marked[0], grown=trail.grown or result.dim() > len(shape))
 
 
 def table(rules: dict[str, Handler]) -> dict[Any, Handler]:
-    """Return handlers by torch function, of rules by the functions' names."""
-    return {form: handler for names, handler in rules.items() for form in _named(names)}
+    """Return handlers by torch function, of handlers by the functions' names."""
+    return {form: handler for names, handler in rules.items() for form in forms(names)}
 
+
+_elementwise = _follower(_same)
 
 FOLLOWED: dict[Any, Handler] = {
     **table(
         {
             "contiguous clone detach detach_ alias to _to_copy type type_as float half bfloat16 double cpu cuda "
-            "nan_to_num nan_to_num_ clamp clamp_ clamp_min clamp_min_ requires_grad_ positive "
-            "mul mul_ multiply multiply_ __mul__ __rmul__ __imul__ div div_ divide divide_ true_divide true_divide_ "
-            "__truediv__ __itruediv__ masked_fill masked_fill_ where": _follower(_same),
+            "nan_to_num nan_to_num_ clamp clamp_ clamp_min clamp_min_ requires_grad_ positive mul mul_ multiply "
+            "multiply_ __mul__ __rmul__ __imul__ masked_fill masked_fill_ where": _elementwise,
+            "div div_ divide divide_ true_divide true_divide_ __truediv__ __itruediv__": on_quotient,
             "view reshape flatten unflatten squeeze squeeze_ unsqueeze unsqueeze_ view_as reshape_as _unsafe_view "
             "ravel": _follower(_reshaped),
             "transpose transpose_ permute movedim moveaxis swapaxes swapdims t __getitem__ narrow select slice split "
             "split_with_sizes chunk tensor_split unbind expand expand_as adjoint": _follower(_moved),
             "dropout dropout_ feature_dropout dropout1d dropout2d dropout3d": on_dropout,
-            "add add_ sub sub_ subtract subtract_ __add__ __radd__ __iadd__ __sub__ __isub__ __rsub__ rsub "
-            "lerp": on_sum,
+            "add add_ sub sub_ subtract subtract_ __add__ __radd__ __iadd__ __sub__ __isub__ __rsub__ rsub": on_sum,
+            "sum": on_total,
         }
     ),
     **{getattr(Tensor, name).__get__: _follower(_moved) for name in ("T", "mT", "H", "mH")},
 }
 
 SOFTMAXES: dict[Any, Handler] = {
-    **table({"softmax _softmax _safe_softmax": on_softmax}),
+    **table({"softmax _softmax _safe_softmax log_softmax _log_softmax": on_softmax, "exp exp_": on_exp}),
     torch.special.softmax: on_softmax,
+    torch.special.log_softmax: on_softmax,
 }

@@ -39,7 +39,8 @@ def weights_of(call: Call) -> Tensor:
     """Return the weights that a call was contracted with, `[..., query, key]`."""
     if call.weights is not None:
         return call.weights
-    assert call.q is not None and call.k is not None
+    assert call.q is not None
+    assert call.k is not None
     return attention_weights(call.q, call.k, mask=call.mask, causal=call.causal, scale=call.scale, softcap=call.softcap)
 
 

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+from torch.nn import functional
 
+from mmattn.interception.asked import Asked
 from mmattn.interception.calls import Call
 from mmattn.interception.formula import attention_weights, repeat_heads
 from mmattn.interception.mode import AttentionMode, Handler, Sight
@@ -36,15 +37,11 @@ class _Arguments:
 _NAMES = tuple(_Arguments.__dataclass_fields__)
 
 
-def on_sdpa(mode: AttentionMode, func: Any, types: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def on_sdpa(mode: AttentionMode, asked: Asked) -> Any:
     """See one fused attention."""
-    given = _Arguments(**dict(zip(_NAMES, args, strict=False)), **kwargs)
-
-    def run() -> Any:
-        return func(*args, **kwargs)
-
+    given = _Arguments(**dict(zip(_NAMES, asked.args, strict=False)), **asked.kwargs)
     if given.query.is_nested:
-        return _on_jagged(mode, given, run)
+        return _on_jagged(mode, given, asked)
     call = _call(given)
 
     def weights() -> Tensor:
@@ -60,22 +57,22 @@ def on_sdpa(mode: AttentionMode, func: Any, types: Any, args: tuple[Any, ...], k
             draft=call,
             value=given.value,
             weights=weights,
-            run=run,
+            run=asked.run,
             rerun=rerun,
             check=lambda kept, out: fused_error(kept, given.value, out),
         )
     )
 
 
-def on_multi_head(mode: AttentionMode, func: Any, types: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def on_multi_head(mode: AttentionMode, asked: Asked) -> Any:
     """Enter torch's own multi-head attention with the mode on, so that what it calls inside is seen."""
     with mode:
-        return torch.overrides.redispatch_function(func, types, args, kwargs)
+        return torch.overrides.redispatch_function(*asked)  # type: ignore[no-untyped-call]
 
 
 def contract(weights: Tensor, value: Tensor, *, dropout: float) -> Tensor:
     """Return edited weights times value, dropped out as the call would."""
-    dropped = F.dropout(weights, dropout) if dropout else weights
+    dropped = functional.dropout(weights, dropout) if dropout else weights
     return dropped.to(value.dtype) @ repeat_heads(value, like=dropped)
 
 
@@ -111,7 +108,7 @@ def _dense_mask(mask: Tensor | None) -> Tensor | None:
     return dense
 
 
-def _on_jagged(mode: AttentionMode, given: _Arguments, run: Any) -> Any:
+def _on_jagged(mode: AttentionMode, given: _Arguments, asked: Asked) -> Any:
     """See samples of different lengths: padded, with a mask that allows only what is there.
 
     Padded rows have no allowed key: their weights are zero.
@@ -134,7 +131,7 @@ def _on_jagged(mode: AttentionMode, given: _Arguments, run: Any) -> Any:
         dense = contract(edited, value, dropout=given.dropout_p).transpose(1, 2)
         counts = _lengths(given.query)
         flat = torch.cat([dense[sample, :count] for sample, count in enumerate(counts)])
-        like = given.query.transpose(1, 2)
+        like: Any = given.query.transpose(1, 2)
         return torch.nested.nested_tensor_from_jagged(flat, like.offsets()).transpose(1, 2)
 
     return mode.attend(
@@ -142,7 +139,7 @@ def _on_jagged(mode: AttentionMode, given: _Arguments, run: Any) -> Any:
             draft=call,
             value=value,
             weights=lambda: attention_weights(query, key, mask=call.mask, causal=call.causal, scale=call.scale),
-            run=run,
+            run=asked.run,
             rerun=rerun,
             check=lambda kept, out: fused_error(kept, value, _padded(out)),
         )
@@ -162,12 +159,12 @@ def _padded(tensor: Tensor) -> Tensor:
     """Return `[sample, head, position, dim]`, zero where a sample is shorter."""
     parts = tensor.unbind()
     longest = max(part.shape[-2] for part in parts)
-    return torch.stack([F.pad(part, (0, 0, 0, longest - part.shape[-2])) for part in parts])
+    return torch.stack([functional.pad(part, (0, 0, 0, longest - part.shape[-2])) for part in parts])
 
 
 FUSED: dict[Any, Handler] = {
-    F.scaled_dot_product_attention: on_sdpa,
+    functional.scaled_dot_product_attention: on_sdpa,
     torch.ops.aten.scaled_dot_product_attention: on_sdpa,
     torch.ops.aten.scaled_dot_product_attention.default: on_sdpa,
-    F.multi_head_attention_forward: on_multi_head,
+    functional.multi_head_attention_forward: on_multi_head,
 }

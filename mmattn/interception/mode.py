@@ -16,12 +16,13 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
 
 from mmattn.errors import InputError
+from mmattn.interception.asked import Asked
 from mmattn.interception.calls import Call
 from mmattn.interception.keep import keep, unwrapped
 from mmattn.interception.owner import head_count, is_channel_width, running_modules
 from mmattn.interception.refuse import refuse_checkpointed_edit
 
-Handler = Callable[["AttentionMode", Any, Any, tuple[Any, ...], dict[str, Any]], Any]
+Handler = Callable[["AttentionMode", Asked], Any]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -100,7 +101,7 @@ class AttentionMode(TorchFunctionMode):
             handler = self.followers.get(func)
         if handler is None:
             return func(*args, **kwargs) if kwargs else func(*args)
-        return handler(self, func, types, args, kwargs or {})
+        return handler(self, Asked(func, types, args, kwargs or {}))
 
     def attend(self, sight: Sight) -> Any:
         """Run one attention: edit, run, record. Nothing is seen of a backward pass' recomputation."""
@@ -121,8 +122,7 @@ class AttentionMode(TorchFunctionMode):
 @contextmanager
 def watching(watcher: Watcher, handlers: dict[Any, Handler], followers: dict[Any, Handler]) -> Iterator[None]:
     """Put a watcher on this thread's mode, pushing a mode if none is there."""
-    stack = _get_current_function_mode_stack()
-    mode = next((mode for mode in stack if isinstance(mode, AttentionMode)), None)
+    mode = current_mode()
     if mode is not None:
         mode.watchers.append(watcher)
         try:
@@ -136,9 +136,10 @@ def watching(watcher: Watcher, handlers: dict[Any, Handler], followers: dict[Any
         yield
 
 
-def is_watching() -> bool:
-    """Whether the calling thread has a mode."""
-    return any(isinstance(mode, AttentionMode) for mode in _get_current_function_mode_stack())
+def current_mode() -> AttentionMode | None:
+    """Return the mode of the calling thread."""
+    stack = _get_current_function_mode_stack()  # type: ignore[no-untyped-call]
+    return next((mode for mode in stack if isinstance(mode, AttentionMode)), None)
 
 
 def detached(call: Call) -> Call:

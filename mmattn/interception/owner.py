@@ -106,10 +106,17 @@ def is_channel_width(modules: list[nn.Module], *, keys: int, values: int) -> boo
     return keys in channels and values not in channels
 
 
+def is_owned_by_attention() -> bool:
+    """Whether one of the two innermost running modules is named as an attention."""
+    names = [type(module).__name__.lower() for module in running_modules()[:2]]
+    return any("attn" in name or "attention" in name for name in names)
+
+
 def _widths(module: nn.Module) -> set[int]:
     near = [module, *module.children()]
     near += [child for inner in near[1:] for child in inner.children()]
-    return {width for part in near for name in _WIDTH_NAMES if _is_count(width := part.__dict__.get(name))}
+    found = (part.__dict__.get(name) for part in near for name in _WIDTH_NAMES)
+    return {width for width in found if isinstance(width, int)}
 
 
 def _input_widths(module: nn.Module) -> set[int]:

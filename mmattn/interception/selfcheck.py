@@ -39,7 +39,8 @@ def _fused_error(call: Call, value: Tensor, out: Tensor) -> Tensor:
         weights = _one_sample(call.weights, sample).index_select(-2, rows)
         weights = weights.to(torch.promote_types(weights.dtype, torch.float32))
     else:
-        assert call.q is not None and call.k is not None
+        assert call.q is not None
+        assert call.k is not None
         mask = None if call.mask is None else _one_sample(call.mask, sample)
         weights = weight_rows(
             _one_sample(call.q, sample).index_select(-2, rows),

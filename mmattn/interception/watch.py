@@ -20,7 +20,7 @@ from mmattn.interception.contract import CONTRACTIONS
 from mmattn.interception.flex import flex_handlers
 from mmattn.interception.follow import FOLLOWED, SOFTMAXES
 from mmattn.interception.fused import FUSED
-from mmattn.interception.mode import is_watching, watching
+from mmattn.interception.mode import current_mode, watching
 from mmattn.interception.owner import is_running, module_paths, nearest_path
 from mmattn.interception.refuse import is_attention, refuse_nested
 
@@ -104,7 +104,7 @@ class ModelWatcher:
         if torch._C._current_graph_task_id() != -1:
             return
         if threading.get_ident() != self.thread:
-            if not is_watching():
+            if current_mode() is None:
                 self.elsewhere.setdefault("", threading.current_thread().name)
             return
         if is_running(module, above=1):
@@ -117,7 +117,7 @@ class ModelWatcher:
         if threading.get_ident() == self.thread:
             refuse_nested(module, path, tensors_of((args, kwargs)))
             self.ran[path] = None
-        elif not is_watching():
+        elif current_mode() is None:
             self.elsewhere.setdefault(path, threading.current_thread().name)
 
 
