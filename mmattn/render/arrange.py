@@ -43,11 +43,12 @@ def side_by_side(
         )
     names = list(titles) if titles is not None else [getattr(drawing, "title", "") for drawing in drawings]
     panels = [_panel(drawing, name) for drawing, name in zip(drawings, names, strict=True)]
-    legends = {(panel.bar, panel.keys) for panel in panels if panel.bar or panel.keys}
-    bar, keys = legends.pop() if len(legends) == 1 else (None, ())
+    bars = {panel.bar for panel in panels if panel.bar is not None}
+    bar = bars.pop() if len(bars) == 1 else None
+    keys = tuple(dict.fromkeys(key for panel in panels for key in panel.keys)) if bar is not None else ()
     captions = {panel.caption for panel in panels if panel.caption}
     caption = captions.pop() if len(captions) == 1 else ""
-    if bar is not None or keys:
+    if bar is not None:
         panels = [replace(panel, bar=None, keys=()) for panel in panels]
     if caption:
         panels = [replace(panel, caption="") for panel in panels]

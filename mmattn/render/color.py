@@ -165,7 +165,7 @@ def choose(
     if how == "max":
         return _from_zero(values, chosen)
     low, high = np.percentile(values, [100.0 - percentile, percentile]).tolist()
-    return _spread(low, high, float(np.abs(values).mean()), chosen)
+    return _spread(values, low, high, chosen)
 
 
 def shared(values: Sequence[Float[np.ndarray, " value"]], *, percentile: float = 99.0, signed: bool = False) -> Scale:
@@ -190,8 +190,14 @@ def number(value: float) -> str:
     return f"{value:.3g}"
 
 
-def _spread(low: float, high: float, level: float, chosen: str) -> Scale:
-    """Widen a span that is narrower than the level of its values, so that what is flat looks flat."""
+def _spread(values: Float[np.ndarray, " value"], low: float, high: float, chosen: str) -> Scale:
+    """Widen a span that is narrower than the level of its values, so that what is flat looks flat.
+
+    A few peaks over a flat ground are no flat map: the scale then ends at the highest of them.
+    """
+    level = float(np.abs(values).mean())
+    if high - low < level:
+        high = max(high, float(values.max()))
     if high - low >= max(level, 1e-30):
         return Scale(vmin=low, vmax=high, chosen=chosen)
     span = level if level > 1e-30 else 1.0

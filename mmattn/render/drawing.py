@@ -167,7 +167,7 @@ class Drawing:
 
         return figure.render(self, width_px=width_px) if ax is None else figure.draw_into(self, ax)
 
-    def save(self, path: str | Path, *, width_px: int | None = None, dpi: float = 144.0) -> Path:
+    def save(self, path: str | Path, *, width_px: int | None = None, dpi: float = 96.0) -> Path:
         """Write the drawing to a file and return its path; the suffix chooses the format.
 
         Parameters
@@ -177,7 +177,7 @@ class Drawing:
         width_px
             Width of the whole picture; by default a single photo keeps its own pixels.
         dpi
-            Pixels to an inch, for the size on paper of `.svg` and `.pdf`.
+            Pixels of the layout to an inch of paper, for `.svg` and `.pdf`: 1000 px at 200 dpi are 5 inches.
 
         Raises
         ------
@@ -187,6 +187,9 @@ class Drawing:
             When the file cannot be written; nothing half written is left.
         """
         from mmattn.render.files import write_whole
+
+        if not 10.0 <= dpi <= 2400.0:
+            raise InputError(f"dpi={dpi:g} is out of range. It is from 10 to 2400 pixels to an inch. Try 96.")
 
         target = Path(path)
         suffix = target.suffix.lower().removeprefix(".")

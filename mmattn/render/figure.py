@@ -1,7 +1,8 @@
 """Drawing -> matplotlib: SVG with real text, PDF, a Figure, or the user's own axes.
 
-A figure is laid out by the raster's own layout, a pixel being 1/100 inch, so both look alike. Heat
-goes in as an image with its values, a Normalize and a color map, so `fig.colorbar` works on it.
+A figure is laid out by the raster's own layout, a pixel of it being 1/96 inch unless asked
+otherwise, so both look alike. Heat goes in as an image with its values, a Normalize and a color
+map, so `fig.colorbar` works on it.
 """
 
 import io
@@ -25,46 +26,47 @@ from mmattn.render.drawing import Drawing, Panel
 from mmattn.render.layout import Layout, Rect, Strip, Swatch, Text, arrange
 from mmattn.render.marks import Boxes, Color, Dots, Heat, Key, Labels, Lines, Mark, Raster, Unseen
 
-DPI = 100.0
+DPI = 96.0
 HALO = "#101014"
 VEIL = "#2c2e36"
 VEIL_OPACITY = 0.62
 
 _ROUND = np.array([[0, 1], [2, 1], [2, 3], [0, 3], [0, 1]])  # once round a box (x0, y0, x1, y1)
+_FINER = 2  # pictures in a vector file have twice the pixels of the layout
 _FINE_PX = 1024  # side at which a skewed heat is sampled
 _STYLE: dict[Any, Any] = {"svg.fonttype": "none", "svg.hashsalt": "mmattn", "pdf.fonttype": 42, "hatch.linewidth": 0.6}
 
 
-def render(drawing: Drawing, *, width_px: int | None = None) -> Figure:
+def render(drawing: Drawing, *, width_px: int | None = None, dpi: float = DPI) -> Figure:
     """Return the drawing as a new Figure, laid out as the raster writer would."""
     layout = arrange(drawing, width_px=width_px)
-    figure = Figure(figsize=(layout.width_px / DPI, layout.height_px / DPI), dpi=DPI, facecolor="white")
+    figure = Figure(figsize=(layout.width_px / dpi, layout.height_px / dpi), dpi=dpi, facecolor="white")
     FigureCanvasAgg(figure)
-    unit = layout.em_px / 14 * 72 / DPI
+    point = 72 / dpi
+    unit = layout.em_px / 14 * point
     for panel, rect in zip(drawing.panels, layout.panels, strict=True):
         axes = _axes(figure, layout, rect)
         _panel(axes, panel, unit)
-    _pieces(figure, layout, unit)
+    _pieces(figure, layout, point)
     return figure
 
 
 def draw_into(drawing: Drawing, ax: Axes) -> Axes:
     """Draw the first panel into the user's axes, in the panel's own coordinates, and return the axes."""
     panel = drawing.panels[0]
-    _panel(ax, panel, 1.0)
+    _panel(ax, panel, 72 / DPI)
     if panel.title or drawing.title:
         ax.set_title(fonts.clean(panel.title or drawing.title), parse_math=False)
     return ax
 
 
-def encode(drawing: Drawing, suffix: str, *, width_px: int | None = None, dpi: float = 144.0) -> bytes:
+def encode(drawing: Drawing, suffix: str, *, width_px: int | None = None, dpi: float = DPI) -> bytes:
     """Return the drawing as the bytes of an `svg` or `pdf` file, `dpi` pixels of the layout to an inch."""
-    # Text, lines and axes are laid out for DPI; zooming is left to the size of the page.
-    figure = render(drawing, width_px=width_px)
+    figure = render(drawing, width_px=width_px, dpi=dpi)
     target = io.BytesIO()
     metadata: dict[str, Any] = {"Date": None} if suffix == "svg" else {"CreationDate": None}
     with rc_context(_STYLE):
-        figure.savefig(target, format=suffix, metadata=metadata, dpi=dpi)
+        figure.savefig(target, format=suffix, metadata=metadata, dpi=_FINER * dpi)
     return target.getvalue()
 
 
@@ -199,7 +201,7 @@ def _arrow(axes: Axes, path: Float[np.ndarray, "point 2"], mark: Lines, unit: fl
     axes.annotate("", xy=tuple(path[-1]), xytext=tuple(path[-2]), arrowprops=style, zorder=order)
 
 
-def _pieces(figure: Figure, layout: Layout, unit: float) -> None:
+def _pieces(figure: Figure, layout: Layout, point: float) -> None:
     for piece in layout.pieces:
         match piece:
             case Text():
@@ -207,7 +209,7 @@ def _pieces(figure: Figure, layout: Layout, unit: float) -> None:
                     piece.x / layout.width_px,
                     1 - piece.y / layout.height_px,
                     piece.text,
-                    fontsize=piece.size_px * 72 / DPI,
+                    fontsize=piece.size_px * point,
                     fontweight="bold" if piece.bold else "normal",
                     fontfamily=_families(),
                     color=_hex(piece.color),
@@ -218,7 +220,7 @@ def _pieces(figure: Figure, layout: Layout, unit: float) -> None:
             case Strip():
                 _strip(_axes(figure, layout, piece.rect), piece)
             case Swatch():
-                _swatch(_axes(figure, layout, piece.rect), piece.key, unit)
+                _swatch(_axes(figure, layout, piece.rect), piece.key, layout.em_px / 14 * point)
             case _:
                 assert_never(piece)
 

@@ -205,8 +205,9 @@ class _Builder:
         self._side_by_side([panel.title for panel in panels], size=self.em, bold=True, ink=INK)
         top, x, deepest = self.y, self.left, 0
         for panel, wide in zip(panels, self.wide, strict=False):
-            high = max(1, min(round(self.tall), round(wide / panel.aspect)))
-            across = max(1, min(wide, round(high * panel.aspect)))
+            # The column fits its widest panel; the others keep the height of the row and are narrower.
+            high = max(1, round(self.tall))
+            across = max(1, min(wide, round(self.tall * panel.aspect)))
             self.rects.append((x, top, across, high))
             deepest = max(deepest, high)
             x += wide + self.gap

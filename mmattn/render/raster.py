@@ -20,6 +20,9 @@ from mmattn.render.marks import Boxes, Color, Dots, Heat, Key, Labels, Lines, Ra
 
 Pixels: TypeAlias = UInt8[np.ndarray, "row col 3"]
 
+# Pictures that were resized already, by identity and size; many shapes, so without one in the annotation.
+Resized: TypeAlias = dict[tuple[int, int, int], np.ndarray]
+
 PAPER: Color = (255, 255, 255)
 HALO: Color = (16, 16, 20)
 VEIL: Color = (44, 46, 54)
@@ -39,7 +42,7 @@ def render(drawing: Drawing, *, width_px: int | None = None) -> Pixels:
     """
     layout = arrange(drawing, width_px=width_px)
     canvas = np.full((layout.height_px, layout.width_px, 3), 255, dtype=np.uint8)
-    seen: dict[tuple[int, int, int], Pixels] = {}
+    seen: Resized = {}
     for panel, rect in zip(drawing.panels, layout.panels, strict=True):
         _panel(canvas, panel, rect, layout.em_px / 14, seen)
     _pieces(canvas, layout)
@@ -128,32 +131,43 @@ def heat_index(
     most half a pixel off); any other is sampled exactly.
     """
     placed = field.upright(field.moved(heat, to_output))
-    if placed is not None and _fits(placed.box, width, height):
-        x0, y0, x1, y1 = (round(value) for value in placed.box)
-        x1, y1 = max(x1, x0 + 1), max(y1, y0 + 1)
-        size = (x1 - x0, y1 - y0)
-        absent = np.isnan(placed.values)
-        known = field.filled(placed.values)
-        there = None
-        if absent.any():
-            there = cv2.resize((~absent).astype(np.uint8), size, interpolation=cv2.INTER_NEAREST_EXACT).astype(bool)
-        if heat.smooth:
-            fine = field.refine(heat.scale.normalize(known)) if size[0] > 2 * known.shape[1] else known
-            normal = fine * 255.0 if fine is not known else 255.0 * heat.scale.normalize(known)
-            index = cv2.resize(np.round(normal).astype(np.uint8), size, interpolation=cv2.INTER_LINEAR)
-        else:
-            index = cv2.resize(field.index_of(heat, known), size, interpolation=cv2.INTER_NEAREST_EXACT)
-        return index, there, (x0, y0, size[0], size[1])
-    index, inside = field.sample(heat, to_output=to_output, width=width, height=height)
-    return index, inside, (0, 0, width, height)
+    if placed is None or not _moderate(placed.box, width, height):
+        index, inside = field.sample(heat, to_output=to_output, width=width, height=height)
+        return index, inside, (0, 0, width, height)
+    x0, y0, x1, y1 = (round(value) for value in placed.box)
+    size = (max(x1 - x0, 1), max(y1 - y0, 1))
+    left, top = min(max(x0, 0), width - 1), min(max(y0, 0), height - 1)
+    right, bottom = max(min(x0 + size[0], width), left + 1), max(min(y0 + size[1], height), top + 1)
+    part = (slice(top - y0, bottom - y0), slice(left - x0, right - x0))
+    absent = np.isnan(placed.values)
+    there = None
+    if absent.any():
+        there = cv2.resize((~absent).astype(np.uint8), size, interpolation=cv2.INTER_NEAREST_EXACT)[part].astype(bool)
+    return _resized(heat, field.filled(placed.values), size)[part], there, (left, top, right - left, bottom - top)
 
 
-def _fits(box: tuple[float, float, float, float], width: int, height: int) -> bool:
-    x0, y0, x1, y1 = (round(value) for value in box)
-    return 0 <= x0 < width and 0 <= y0 < height and max(x1, x0 + 1) <= width and max(y1, y0 + 1) <= height
+def _resized(
+    heat: Heat, values: Float[np.ndarray, "row col"], size: tuple[int, int]
+) -> UInt8[np.ndarray, "to_row to_col"]:
+    """Return the index on the scale for an upright grid, resized to whole pixels (width, height)."""
+    if not heat.smooth:
+        blocks = cv2.resize(field.index_of(heat, values), size, interpolation=cv2.INTER_NEAREST_EXACT)
+        return np.asarray(blocks, dtype=np.uint8)
+    fine = heat.scale.normalize(values)
+    if size[0] > 2 * values.shape[1]:
+        fine = field.refine(fine)
+    resized = cv2.resize(np.round(fine * 255.0).astype(np.uint8), size, interpolation=cv2.INTER_LINEAR)
+    return np.asarray(resized, dtype=np.uint8)
 
 
-def _panel(canvas: Pixels, panel: Panel, rect: Rect, unit: float, seen: dict[tuple[int, int, int], Pixels]) -> None:
+def _moderate(box: tuple[float, float, float, float], width: int, height: int) -> bool:
+    """Say whether a box overlaps the output and reaches so little over it that it can be resized whole and cut."""
+    x0, y0, x1, y1 = box
+    overlaps = x0 < width - 0.5 and y0 < height - 0.5 and x1 > 0.5 and y1 > 0.5
+    return overlaps and (x1 - x0) * (y1 - y0) <= 4.0 * max(width * height, 10_000)
+
+
+def _panel(canvas: Pixels, panel: Panel, rect: Rect, unit: float, seen: Resized) -> None:
     """Paint one panel into its rectangle of the canvas."""
     x, y, width, height = rect
     view = canvas[y : y + height, x : x + width]
@@ -183,9 +197,7 @@ def _panel(canvas: Pixels, panel: Panel, rect: Rect, unit: float, seen: dict[tup
                 assert_never(mark)
 
 
-def _raster(
-    view: Pixels, mark: Raster, to_output: Float[np.ndarray, "2 3"], seen: dict[tuple[int, int, int], Pixels]
-) -> None:
+def _raster(view: Pixels, mark: Raster, to_output: Float[np.ndarray, "2 3"], seen: Resized) -> None:
     """Resize a picture into its box; the same picture at the same size is resized once for a whole sheet."""
     height, width = view.shape[:2]
     x0, y0, x1, y1 = (round(v) for v in _points(np.array(mark.box).reshape(1, 2, 2), to_output).ravel().tolist())
