@@ -90,7 +90,7 @@ class Geometry:
     --------
     >>> resized = Geometry(size_px=(640, 480)).then(Resize(size_px=(298, 224)))
     >>> seen = resized.then(Crop(left=37, top=0, size_px=(224, 224)))
-    >>> seen.model_px, seen.to_input.round(3).tolist()
+    >>> seen.model_px, (seen.to_input.round(3) + 0.0).tolist()
     ((224, 224), [[2.148, 0.0, 79.463], [0.0, 2.143, 0.0]])
 
     """

@@ -20,7 +20,7 @@ PUBLIC = mmattn.__all__
 class Finder(doctest.DocTestFinder):
     """Finds examples through the wrappers of the type checker, whose own globals are another module's."""
 
-    def _from_module(self, module: ModuleType | None, object: Any) -> bool:  # noqa: A002 (the name in doctest)
+    def _from_module(self, module: ModuleType | None, object: Any) -> bool:
         if inspect.isfunction(object) or inspect.isclass(object):
             return module is not None and object.__module__ == module.__name__
         return super()._from_module(module, object)  # type: ignore[misc]
