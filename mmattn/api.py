@@ -91,8 +91,7 @@ def attend(
         opened_model = opened.model
         processor = opened.processor if processor is None else processor
         maps = run_and_join(name, adapter, opened_model, media, processor=processor, options=options)
-        weights = model if model.startswith("mmattn:") else opened.weights or model
-        return maps.named(weights=weights, labels=opened.labels, model_ref=keep(opened_model))
+        return maps.named(weights=opened.weights or model, labels=opened.labels, model_ref=keep(opened_model))
     name, adapter = plugins.claiming(model)
     if model.training:
         warnings.warn(

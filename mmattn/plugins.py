@@ -7,14 +7,12 @@ one warns and is skipped. The most derived model class wins a claim; a tie is an
 
 import sys
 import warnings
-from dataclasses import replace
 from importlib.metadata import EntryPoint, entry_points
 
 from torch import nn
 
-from mmattn import catalog
 from mmattn.errors import ModelError, NotFoundError, nearest
-from mmattn.interception.protocol import Adapter, Opened
+from mmattn.interception.protocol import Adapter
 
 GROUP = "mmattn.adapters"
 
@@ -146,55 +144,6 @@ def _claimed_class(adapter: Adapter, model: nn.Module) -> type:
         except AttributeError:
             continue
     return claimed
-
-
-def open_model(name: str) -> tuple[str, Adapter, Opened]:
-    """Open a model by name: `mmattn:NAME` of the catalog, or `library:NAME`.
-
-    Raises
-    ------
-    NotFoundError
-        For an unknown name or library; the nearest known ones are listed.
-    DownloadError
-        When weights cannot be fetched.
-    """
-    prefix, _, rest = name.partition(":")
-    if not rest:
-        raise NotFoundError(
-            f'"{name}" does not say which library opens it. Names look like mmattn:dinov2-small or '
-            f"timm:vit_small_patch14_dinov2. Did you mean: {nearest(name, _suggestions(name))}?"
-        )
-    if prefix == "mmattn":
-        entry = catalog.find(rest)
-        adapter = load(entry.adapter)
-        if adapter is None:
-            raise ModelError(f"The adapter {entry.adapter} of {name} is broken. Reinstall mmattn.")
-        opened = adapter.open(entry.opens, weights=catalog.fetch(entry))
-        return entry.adapter, adapter, replace(opened, weights=entry.full_name)
-    candidates = adapters(library=prefix)
-    if not candidates:
-        libraries = ["mmattn", *dict.fromkeys(n.split(".")[0] for n in installed())]
-        raise NotFoundError(
-            f'There is no library "{prefix}" to open "{name}". Libraries are: {nearest(prefix, libraries)}. '
-            "Pass LIBRARY:NAME with one of those; `mmattn models` lists them."
-        )
-    return _first_that_opens(name, rest, candidates)
-
-
-def _first_that_opens(name: str, rest: str, candidates: dict[str, Adapter]) -> tuple[str, Adapter, Opened]:
-    refused: NotFoundError | None = None
-    for entry, adapter in candidates.items():
-        try:
-            return entry, adapter, adapter.open(rest)
-        except NotFoundError as error:
-            refused = refused or error
-    assert refused is not None
-    raise refused
-
-
-def _suggestions(name: str) -> list[str]:
-    names = [f"mmattn:{entry.name}" for entry in catalog.entries()]
-    return [*names, *(f"{library}:{name}" for library in dict.fromkeys(n.split(".")[0] for n in installed()))]
 
 
 def _skipped(name: str, why: str) -> None:

@@ -1,0 +1,108 @@
+"""A model by name, opened once on the device that was asked for, and what it sees in one photo."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from mmattn import api, catalog, opening
+from mmattn.cli.options import Asked, Device, Method
+from mmattn.errors import InputError
+from mmattn.interception.protocol import Adapter, Opened, TakesSizes
+from mmattn.render import Drawing
+from mmattn.schema.maps import AttentionMaps
+from mmattn.schema.media import Photo
+from mmattn.schema.results import Relevance
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    """A model that is open: its name as given, the adapter that reads it, and the module."""
+
+    name: str
+    adapter_name: str
+    adapter: Adapter
+    opened: Opened
+
+
+def fetch(name: str) -> None:
+    """Fetch the weights of a catalog's model, with their own progress bar; nothing for other names."""
+    if name.startswith(catalog.PREFIX):
+        catalog.fetch(catalog.find(name))
+
+
+def open_model(name: str, *, device: Device = Device.auto) -> Model:
+    """Return a model by name, on a device.
+
+    Raises
+    ------
+    NotFoundError, ModelError, DownloadError, FormatError
+        As `mmattn.opening.open_model`.
+    InputError
+        A device that this machine does not have.
+
+    """
+    where = _device(device)
+    adapter_name, adapter, opened = opening.open_model(name)
+    opened.model.to(where)
+    return Model(name=name, adapter_name=adapter_name, adapter=adapter, opened=opened)
+
+
+def attend_to(photo: Photo, *, model: Model, asked: Asked) -> AttentionMaps:
+    """Return the maps of one photo."""
+    opened = model.opened
+    maps = api.attend(opened.model, image=photo, processor=opened.processor, options=_options(model, asked))
+    return maps.named(weights=opened.weights or model.name, labels=opened.labels)
+
+
+def relevance_of(maps: AttentionMaps, *, asked: Asked) -> Relevance:
+    """Return the maps read by the method that was asked for."""
+    if asked.method == Method.rollout:
+        fusion = {"head_fusion": asked.head} if asked.head is not None else {}
+        found: Relevance = api.rollout(maps, stream=asked.stream, query=asked.query, **fusion)
+        return found
+    layer = -1 if asked.layer is None else asked.layer
+    head = None if asked.head == "mean" else asked.head
+    found = api.look(maps, stream=asked.stream, layer=layer, head=head, query=asked.query)
+    return found
+
+
+def drawing_of(maps: AttentionMaps, *, asked: Asked) -> Drawing:
+    """Return the overlay, or the sheet of heads, that was asked for."""
+    if not asked.head_grid:
+        return api.overlay(relevance_of(maps, asked=asked), smooth=asked.smooth)
+    layers = None if asked.layer is None else [_index(maps, asked)]
+    return api.head_grid(maps, stream=asked.stream, query=asked.query, layers=layers)
+
+
+def _index(maps: AttentionMaps, asked: Asked) -> int:
+    """Return the layer of a sheet as an index, by number or by module path."""
+    if isinstance(asked.layer, int):
+        return asked.layer
+    names = [layer.name for layer in maps.select(stream=asked.stream)]
+    return names.index(maps[str(asked.layer)].name)
+
+
+def _options(model: Model, asked: Asked) -> Any:
+    if asked.size_px is None and not asked.keep_aspect:
+        return None
+    if not isinstance(model.adapter, TakesSizes):
+        raise InputError(
+            f"--size and --keep-aspect do not go with {model.name}: its adapter {model.adapter_name} takes no sizes. "
+            "Leave them out."
+        )
+    return model.adapter.image_options(size_px=asked.size_px, keep_aspect=asked.keep_aspect)
+
+
+def _device(device: Device) -> str:
+    import torch
+
+    there = {
+        "cpu": True,
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+    }
+    if device == Device.auto:
+        return next(name for name in ("cuda", "mps", "cpu") if there[name])
+    if not there[device.value]:
+        usable = ", ".join(name for name, usable in there.items() if usable)
+        raise InputError(f"There is no {device.value} device here. This machine has: {usable}. Pass one of those.")
+    return device.value
