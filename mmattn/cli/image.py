@@ -1,0 +1,175 @@
+"""`mmattn image`: what a vision model looked at, drawn on each photo.
+
+The default method is `look`, the last layer as it is. Rollout over all layers of the default model
+(DINOv2) is dotted with a few strong patches in empty places, the artefacts that Darcet et al. (2024)
+describe, while its class token's last layer lies on the things in the picture.
+
+When one of several pictures cannot be read, the others are done, the bad one is named at the end,
+and the exit code is 2. What would be wrong for every picture (a layer, a head) stops at the first.
+"""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from mmattn.cli.options import (
+    DEFAULT_MODEL,
+    Asked,
+    Debug,
+    Device,
+    DeviceOption,
+    Format,
+    Json,
+    Method,
+    Model,
+    number_or_name,
+    read_head,
+    read_query,
+)
+from mmattn.cli.outputs import SUFFIXES, check_writable, plan
+from mmattn.errors import InputError, PlaceError
+
+if TYPE_CHECKING:
+    from mmattn.cli.session import Model as OpenModel
+
+LAYER_HELP = "A number (negative: from the end) or a module path; the last layer by default."
+HEAD_HELP = "A number, mean, max or min; the mean by default."
+QUERY_HELP = "Who asks: cls, mean, a token, a point x,y or a box x0,y0,x1,y1 in pixels of the picture."
+
+
+def command(
+    photos: Annotated[list[str], typer.Argument(metavar="PHOTO...", help="Photos, folders, or patterns like 'a/*.jpg'.")],
+    out: Annotated[
+        str | None, typer.Option("--out", "-o", metavar="OUT", help="A file (.png .jpg .webp .svg .pdf .html), or a folder.")
+    ] = None,
+    model: Model = DEFAULT_MODEL,
+    method: Annotated[Method, typer.Option("--method", help="One layer as it is, or all layers.")] = Method.look,
+    layer: Annotated[str | None, typer.Option("--layer", metavar="LAYER", help=LAYER_HELP)] = None,
+    head: Annotated[str | None, typer.Option("--head", metavar="HEAD", help=HEAD_HELP)] = None,
+    query: Annotated[str | None, typer.Option("--query", "-q", metavar="QUERY", help=QUERY_HELP)] = None,
+    stream: Annotated[str | None, typer.Option("--stream", metavar="NAME", help="For models with several.")] = None,
+    size: Annotated[int | None, typer.Option("--size", metavar="PX", help="Side of the model's input.")] = None,
+    keep_aspect: Annotated[
+        bool, typer.Option("--keep-aspect", help="Show the model the whole picture at its own aspect, uncropped.")
+    ] = False,
+    head_grid: Annotated[bool, typer.Option("--head-grid", help="Every layer and head in one sheet.")] = False,
+    smooth: Annotated[bool, typer.Option("--smooth/--block", help="Interpolate, or one flat box a patch.")] = True,
+    file_format: Annotated[Format, typer.Option("--format", help="For files in a folder.")] = Format.png,
+    device: DeviceOption = Device.auto,
+    json_out: Json = None,
+    debug: Debug = False,
+) -> None:
+    """Draw what a vision model looked at on each photo."""
+    asked = Asked(
+        method=method,
+        stream=stream,
+        layer=number_or_name(layer),
+        head=read_head(head),
+        query=read_query(query),
+        size_px=size,
+        keep_aspect=keep_aspect,
+        head_grid=head_grid,
+        smooth=smooth,
+    )
+    run(photos, out=out, model=model, asked=asked, suffix=file_format.value, json_out=json_out, device=device)
+
+
+def run(
+    photos: Sequence[str],
+    *,
+    out: str | None,
+    model: str,
+    asked: Asked,
+    suffix: str,
+    json_out: str | None,
+    device: Device,
+) -> None:
+    """Do the command: plan first, open the model once, then picture by picture.
+
+    Raises
+    ------
+    InputError
+        Nothing to write, or pictures that could not be read (the others are done by then).
+
+    """
+    if out is None and json_out is None:
+        raise InputError(
+            f"There is nowhere to write to. Pictures go to -o (a file or a folder), numbers to --json. "
+            f"Pass -o out.png; known suffixes are {', '.join(SUFFIXES)}."
+        )
+    if json_out is not None and json_out != "-":
+        check_writable(Path(json_out).expanduser())
+    from mmattn.readers import list_photos
+
+    paths = list_photos(photos)
+    outputs, renamed = plan(paths, out=out, suffix=suffix) if out is not None else ([], [])
+    for sentence in renamed:
+        _say(sentence)
+    _draw_all(paths, outputs, model=model, asked=asked, json_out=json_out, device=device)
+
+
+def _draw_all(
+    paths: Sequence[Path], outputs: Sequence[Path], *, model: str, asked: Asked, json_out: str | None, device: Device
+) -> None:
+    from mmattn.cli import session
+    from mmattn.cli.progress import progress
+    from mmattn.cli.records import PRINTED, write_json
+
+    session.fetch(model)
+    records: list[dict[str, Any]] = []
+    failed: list[InputError | PlaceError] = []
+    with progress(len(paths), first=f"Opening {model}") as step:
+        opened = session.open_model(model, device=device)
+        for index, path in enumerate(paths):
+            step(path.name)
+            output = outputs[index] if outputs else None
+            try:
+                record = _draw_one(path, output, model=opened, asked=asked, wants_record=json_out is not None)
+            except (InputError, PlaceError) as error:
+                failed.append(error)
+                continue
+            records += [record] if record is not None else []
+            if output is not None and json_out != PRINTED:
+                print(output, flush=True)
+    if json_out is not None and records:
+        write_json(records, to=json_out)
+    _report(failed, count=len(paths))
+
+
+def _draw_one(
+    path: Path, output: Path | None, *, model: "OpenModel", asked: Asked, wants_record: bool
+) -> dict[str, Any] | None:
+    from mmattn.cli import session
+    from mmattn.cli.records import image_record
+    from mmattn.readers import read_photo
+
+    maps = session.attend_to(read_photo(path), model=model, asked=asked)
+    record = None
+    if wants_record:
+        record = image_record(session.relevance_of(maps, asked=asked), model=model.name, source=str(path))
+    if output is not None:
+        session.drawing_of(maps, asked=asked).save(output)
+    return record
+
+
+def _report(failed: Sequence[InputError | PlaceError], *, count: int) -> None:
+    """Raise for what failed: the error itself for one picture, else a summary behind one line for each kind."""
+    if not failed:
+        return
+    if count == 1:
+        raise failed[0]
+    messages = list(dict.fromkeys(str(error) for error in failed))
+    for message in messages[:-1]:
+        _say(message)
+    done = count - len(failed)
+    summary = f"{len(failed)} of {count} pictures could not be drawn; the other {done} are done."
+    raise InputError(f"{summary} {messages[-1]}") from failed[-1]
+
+
+def _say(sentence: str) -> None:
+    from mmattn.cli.app import one_line
+
+    print(f"mmattn: {one_line(sentence)}", file=sys.stderr)
