@@ -69,7 +69,7 @@ def open_model(name: str) -> tuple[str, Adapter, Opened]:
 
 def _open_ours(name: str, rest: str) -> tuple[str, Adapter, Opened]:
     entry = catalog.find(rest)
-    adapter = load(entry.adapter)
+    adapter = load(entry.adapter, needed=True)
     if adapter is None:
         raise ModelError(f"The adapter {entry.adapter} that opens {name} is broken. Reinstall mmattn.")
     opened = adapter.open(entry.opens, weights=catalog.fetch(entry))

@@ -11,7 +11,7 @@ from importlib.metadata import EntryPoint, entry_points
 
 from torch import nn
 
-from mmattn.errors import ModelError, NotFoundError, nearest
+from mmattn.errors import MissingExtraError, ModelError, NotFoundError, nearest
 from mmattn.interception.protocol import Adapter
 
 GROUP = "mmattn.adapters"
@@ -37,8 +37,16 @@ def installed() -> dict[str, EntryPoint]:
     return found
 
 
-def load(name: str) -> Adapter | None:
-    """Load one adapter by its entry's name; None, with a warning, when it is broken."""
+def load(name: str, *, needed: bool = False) -> Adapter | None:
+    """Load one adapter by its entry's name; None, with a warning, when it is broken.
+
+    Raises
+    ------
+    NotFoundError
+        When no adapter has that name.
+    MissingExtraError
+        When it is `needed` (a name with its prefix was asked for) and a package that it imports is not installed.
+    """
     known = installed()
     if name not in known:
         raise NotFoundError(
@@ -47,6 +55,14 @@ def load(name: str) -> Adapter | None:
         )
     try:
         adapter = known[name].load()
+    except ImportError as error:
+        if needed:
+            raise MissingExtraError(
+                f"The adapter {name} needs {error.name or name.split('.')[0]}, which cannot be imported ({error}). "
+                f"Install it: pip install {(error.name or name).split('.')[0]}."
+            ) from error
+        _skipped(name, f"it cannot be loaded ({type(error).__name__}: {error})")
+        return None
     except Exception as error:  # whatever a third party's import raises
         _skipped(name, f"it cannot be loaded ({type(error).__name__}: {error})")
         return None
@@ -71,7 +87,7 @@ def adapters(*, library: str | None = None, imported_only: bool = False) -> dict
         root = name.split(".")[0]
         if (library and root != library) or (imported_only and root not in sys.modules):
             continue
-        adapter = load(name)
+        adapter = load(name, needed=library is not None)
         if adapter is not None:
             found[name] = adapter
     return found
