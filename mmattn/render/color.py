@@ -3,7 +3,7 @@
 Sequential maps (viridis, inferno, magma, cividis: Smith and van der Walt 2015, Nunez et al. 2018)
 rise evenly in lightness; the diverging one is Moreland's (2009, "Diverging Color Maps for
 Scientific Visualization"). They are kept as 33 anchors each, at most 2 levels of 255 from the
-originals (6 for cividis), so that matplotlib is not needed to draw. Never a rainbow by default.
+originals (7 for cividis), so that matplotlib is not needed to draw. Never a rainbow by default.
 
 A flat map never looks sharp: the span of a scale is at least the mean level of its values. A map
 that varies by 5 % therefore takes up a tenth of the colors, and says in its caption that it is
@@ -13,15 +13,13 @@ nearly flat. Only a map whose span reaches its own mean gets the whole range.
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
-from typing import Literal, TypeAlias
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Float, UInt8
 
 from mmattn.errors import InputError, NotFoundError, nearest
 from mmattn.render.marks import Paint, Scale
-
-Chosen: TypeAlias = Literal["percentile", "absolute", "max"]
 
 _ANCHORS = {
     "viridis": (
@@ -121,7 +119,7 @@ def paint(*, scale: Scale, color_map: str | None = None, opacity: Literal["value
 def choose(
     values: Float[np.ndarray, " value"],
     *,
-    how: Chosen | Scale = "percentile",
+    how: str | Scale = "percentile",
     percentile: float = 99.0,
     signed: bool = False,
     uniform: float | None = None,
@@ -195,9 +193,9 @@ def _spread(values: Float[np.ndarray, " value"], low: float, high: float, chosen
 
     A few peaks over a flat ground are no flat map: the scale then ends at the highest of them.
     """
-    level = float(np.abs(values).mean())
-    if high - low < level:
-        high = max(high, float(values.max()))
+    level = float(np.abs(np.clip(values, low, high)).mean())
+    if high - low <= level:
+        high, level = max(high, float(values.max())), float(np.abs(values).mean())
     if high - low >= max(level, 1e-30):
         return Scale(vmin=low, vmax=high, chosen=chosen)
     span = level if level > 1e-30 else 1.0

@@ -6,6 +6,7 @@ map, so `fig.colorbar` works on it.
 """
 
 import io
+import warnings
 from typing import Any, assert_never
 
 import numpy as np
@@ -65,7 +66,9 @@ def encode(drawing: Drawing, suffix: str, *, width_px: int | None = None, dpi: f
     figure = render(drawing, width_px=width_px, dpi=dpi)
     target = io.BytesIO()
     metadata: dict[str, Any] = {"Date": None} if suffix == "svg" else {"CreationDate": None}
-    with rc_context(_STYLE):
+    with rc_context(_STYLE), warnings.catch_warnings():
+        # A character that no font here has is still text in the file; `fonts` has warned already.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         figure.savefig(target, format=suffix, metadata=metadata, dpi=_FINER * dpi)
     return target.getvalue()
 

@@ -8,6 +8,7 @@ writers use the same fonts, so that a figure breaks its lines where the raster d
 import importlib.util
 import sys
 import unicodedata
+import warnings
 from functools import lru_cache
 from itertools import groupby
 from pathlib import Path
@@ -118,4 +119,9 @@ def _font_for(character: str, bold: bool) -> int:
     for index, font in enumerate(fonts(16, bold)):
         if bytes(font.getmask(character)) != bytes(font.getmask("\U0010ffff")):
             return index
+    warnings.warn(
+        f"No font here has the character {character!r}: it is drawn as an empty box. "
+        "Install a font that has it, such as Noto Sans CJK, or save as .svg, where it stays text.",
+        stacklevel=2,
+    )
     return 0

@@ -42,7 +42,7 @@ def overlay(
     smooth: bool = True,
     color_map: str | None = None,
     opacity: Literal["value"] | float = "value",
-    scale: color.Chosen | Scale = "percentile",
+    scale: str | Scale = "percentile",
     percentile: float = 99.0,
     contour: float | None = None,
     title: str | None = None,

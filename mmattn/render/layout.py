@@ -326,7 +326,7 @@ def _natural_height(drawing: Drawing) -> float:
 
 
 def _em(width: float, height: float) -> int:
-    return max(_LEAST_EM, round(0.0118 * math.sqrt(width * height) + 7))
+    return max(_LEAST_EM, round(min(0.0118 * math.sqrt(width * height) + 7, width / 16)))
 
 
 def _margin(em: int) -> int:

@@ -40,7 +40,7 @@ def sheet(
     row_labels: Sequence[str] = (),
     col_labels: Sequence[str] = (),
     row: int = 0,
-    scale: Literal["shared", "panel"] | Scale = "shared",
+    scale: str | Scale = "shared",
     percentile: float = 99.0,
     smooth: bool = True,
     color_map: str | None = None,
@@ -71,6 +71,8 @@ def sheet(
         For no relevances, labels of another number, or pictures of different sizes.
     """
     shown = _checked(relevances, rows, cols, tile_px)
+    if not isinstance(scale, Scale) and scale not in ("shared", "panel"):
+        raise InputError(f'scale={scale!r} is not known. It is "shared", "panel" or a Scale. Pass one of those.')
     photo = picture(shown[0], on=None)
     tile = _tile(photo, tile_px) if photo is not None else None
     grids = [content_values(one, row=row) for one in shown]
