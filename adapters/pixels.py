@@ -104,7 +104,7 @@ class Geometry:
         if min(result) < 1:
             raise InputError(
                 f"A picture of {self.model_px[0]} x {self.model_px[1]} px, {step}, is {result[0]} x {result[1]} px. "
-                "A step leaves at least one pixel. Check the transform."
+                "A step leaves at least one pixel. Pass a picture that is less thin, or another transform."
             )
         return replace(self, steps=(*self.steps, step))
 

@@ -20,8 +20,8 @@ from torch import Tensor, nn
 
 from mmattn.errors import GoneError, InputError, ModelError
 from mmattn.interception.blocks import to_blocks
-from mmattn.interception.calls import Call
-from mmattn.interception.protocol import Emit, MediaGiven, ModelFamily, Opened, Prepared
+from mmattn.interception.calls import Call, Emit
+from mmattn.interception.protocol import MediaGiven, ModelFamily, Opened, Prepared
 from mmattn.schema.axes import Axis, Slots
 from mmattn.schema.maps import AttentionLayer
 from mmattn.schema.media import Photo
@@ -107,7 +107,7 @@ class TimmVit:
                 layout=layout_of(model, size_px=size),
                 geometries=geometries,
                 lambdas={
-                    path: float(module._compute_lambda())
+                    path: float(module._compute_lambda().detach())
                     for path, module in model.named_modules()
                     if hasattr(module, "_compute_lambda")
                 },

@@ -77,7 +77,8 @@ def processor_of(photo: Photo, *, model: nn.Module, processor: Any, options: Tim
             f"This model takes {channels} channels and its data config does not say how a picture becomes those. "
             "Pass the prepared tensor as inputs=."
         )
-    size = model_size(photo.size_px, model=model, config_px=config["input_size"][:0:-1], options=options)
+    native: Any = config["input_size"] if getattr(model, "pretrained_cfg", None) else model.patch_embed.img_size  # type: ignore[union-attr]
+    size = model_size(photo.size_px, model=model, config_px=native[:-3:-1], options=options)
     config["input_size"] = (3, size[1], size[0])
     if options.keep_aspect or not options.crop:
         config.update(crop_mode="squash", crop_pct=1.0)

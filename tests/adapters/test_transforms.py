@@ -3,14 +3,14 @@
 import numpy as np
 import pytest
 import torch
-from mmattn.adapters import transforms as module
-from mmattn.adapters.transforms import read_transform, run_transform
 from PIL import Image
 from timm.data.transforms import CenterCropOrPad, ResizeKeepRatio, TrimBorder
 from timm.data.transforms_factory import create_transform
 from torchvision import transforms as v1
 from torchvision.transforms import v2
 
+from mmattn.adapters import transforms as module
+from mmattn.adapters.transforms import read_transform, run_transform
 from mmattn.errors import InputError
 
 TAIL = [v1.ToTensor(), v1.Normalize([0.5] * 3, [0.5] * 3)]

@@ -7,13 +7,13 @@ import onnx
 import pytest
 import timm
 import torch
-from mmattn.adapters.vit.dinov2_onnx import as_safetensors, state_dict
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 from safetensors.torch import load_file
 from torch import nn
 from weights import real_weights
 
+from mmattn.adapters.vit.dinov2_onnx import as_safetensors, state_dict
 from mmattn.errors import FormatError, OutputError
 
 EMBEDDED = "/backbone/embeddings/Add_output_0"  # class token and patches, positions added
