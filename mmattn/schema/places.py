@@ -53,6 +53,8 @@ class AxisBase:
     @cached_property
     def content(self) -> Int[np.ndarray, " content"]:
         """Indices of the tokens with a place, in reading order."""
+        if self.roles.count("content") == len(self.roles):
+            return np.arange(len(self.roles))
         return np.flatnonzero(np.asarray(self.roles, dtype=object) == "content")
 
     def special(self) -> dict[str, list[int]]:
@@ -101,7 +103,7 @@ def _same(one: object, other: object) -> bool:
         return bool(np.array_equal(one, other, equal_nan=floating))
     if isinstance(one, tuple) and isinstance(other, tuple):
         return len(one) == len(other) and (one == other if _plain(one) else all(map(_same, one, other)))
-    return type(one) is type(other) and bool(one == other)
+    return bool(one == other)
 
 
 def _plain(values: tuple[object, ...]) -> bool:

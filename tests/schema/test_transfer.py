@@ -29,7 +29,7 @@ from mmattn.schema.transfer import transfer
 
 # beartype looks at a random item of a list; hypothesis would rather we did not.
 pytestmark = pytest.mark.filterwarnings("ignore:Do not use the `random` module inside strategies")
-quick = settings(max_examples=80, deadline=None)
+quick = settings(max_examples=50, deadline=None)
 
 
 def bounds(axis, token) -> dict[str, tuple[float, float]]:
