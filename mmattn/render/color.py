@@ -172,15 +172,17 @@ def shared(values: Sequence[Float[np.ndarray, " value"]], *, percentile: float =
     return replace(scale, chosen="shared")
 
 
-def number(value: float) -> str:
+def number(value: float, *, span: float = 0.0) -> str:
     """Return a number for a tick: two or three digits that matter, no longer than needed.
+
+    What is under a two-thousandth of the `span` of the scale is nothing that the eye could see, and is `0`.
 
     Examples
     --------
-    >>> number(0.012345), number(0.0), number(0.000012), number(125.0)
-    ('0.0123', '0', '1.2e-5', '125')
+    >>> number(0.012345), number(0.0), number(0.000012), number(125.0), number(3e-9, span=0.04)
+    ('0.0123', '0', '1.2e-5', '125', '0')
     """
-    if value == 0:
+    if abs(value) <= span / 2000:
         return "0"
     if not 1e-4 <= abs(value) < 1e5:
         mantissa, exponent = f"{value:.1e}".split("e")

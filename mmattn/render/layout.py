@@ -243,7 +243,7 @@ class _Builder:
             return
         step = round(1.35 * size)
         broken = [
-            fonts.wrap(text, size_px=size, width_px=wide, bold=bold, most=3)
+            fonts.wrap(text, size_px=size, width_px=wide if len(self.wide) > 1 else self.text_width, bold=bold, most=3)
             for text, wide in zip(texts, self.wide, strict=False)
         ]
         most = max(len(lines) for lines in broken)
@@ -272,16 +272,21 @@ class _Builder:
         for key, need in zip(keys, needs, strict=True):
             if at > left and at + need > x + width:
                 at, y = left, y + step
-            self._key(key, x=at, y=y, width=x + width - at)
+            lines = self._key(key, x=at, y=y, width=x + width - at)
+            y += (lines - 1) * round(1.2 * size)
             at += need + round(1.2 * self.em)
         self.y = max(bottom, y + step if keys else bottom)
 
-    def _key(self, key: Key, *, x: int, y: int, width: int) -> None:
+    def _key(self, key: Key, *, x: int, y: int, width: int) -> int:
+        """A swatch and its word, in several lines where it must; returns how many."""
         size = self._small
         rect = (x, y + round(0.3 * self.em), round(1.4 * self.em), self.em)
         self.pieces.append(Swatch(rect=rect, key=key))
-        word = _fitted(key.word, size, width - 1.9 * self.em)
-        self.pieces.append(Text(x=x + 1.9 * self.em, y=y + 0.8 * self.em, text=word, size_px=size, color=SOFT))
+        lines = fonts.wrap(key.word, size_px=size, width_px=width - 1.9 * self.em, most=3)
+        for index, line in enumerate(lines):
+            at = y + 0.8 * self.em + index * round(1.2 * size)
+            self.pieces.append(Text(x=x + 1.9 * self.em, y=at, text=line, size_px=size, color=SOFT))
+        return max(1, len(lines))
 
     def _bar_length(self, bar: ColorBar, width: int) -> int:
         """Room for the words over it and the numbers under it, and less than half of a wide picture."""
@@ -298,17 +303,19 @@ class _Builder:
         at = [x + length * (value - scale.vmin) / (scale.vmax - scale.vmin) for value, _ in bar.ticks]
         self.pieces.append(Strip(rect=(x, y, length, high), bar=bar, ticks_x=tuple(at)))
         middle = scale.center if scale.kind == "diverging" else (scale.vmin + scale.vmax) / 2
-        numbers: tuple[tuple[float, float, Anchor], ...] = (
+        numbers: list[tuple[float, float, Anchor]] = [
             (x, scale.vmin, "left"),
             (x + length / 2, middle, "center"),
             (x + length, scale.vmax, "right"),
-        )
-        for tick_x, value, anchor in numbers:
-            self.pieces.append(
-                Text(
-                    x=tick_x, y=y + high + 0.8 * size, text=color.number(value), size_px=size, color=SOFT, anchor=anchor
-                )
-            )
+        ]
+        words = [color.number(value, span=scale.vmax - scale.vmin) for _, value, _ in numbers]
+        wide = [fonts.width(word, size_px=size) + size / 2 for word in words]
+        # The middle number goes first where there is no room for three.
+        kept = (0, 1, 2) if 2 * max(wide[0], wide[2]) + wide[1] <= length else (0, 2)
+        for index in kept:
+            at_x, _, anchor = numbers[index]
+            line = y + high + 0.8 * size
+            self.pieces.append(Text(x=at_x, y=line, text=words[index], size_px=size, color=SOFT, anchor=anchor))
         return y + high + round(1.5 * size)
 
 
