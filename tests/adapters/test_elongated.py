@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from mmattn.adapters.elongated import resize_window
-from mmattn.adapters.pixels import Crop
 from PIL import Image
 
+from mmattn.adapters.elongated import resize_window
+from mmattn.adapters.pixels import Crop
 from mmattn.errors import InputError
 
 FILTERS = {

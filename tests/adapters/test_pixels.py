@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from mmattn.adapters.pixels import Crop, Geometry, Pad, Resize
 
+from mmattn.adapters.pixels import Crop, Geometry, Pad, Resize
 from mmattn.errors import InputError
 
 sides = st.integers(1, 3000)

@@ -3,9 +3,9 @@
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from mmattn.adapters.spans import from_offsets, from_pieces, uncased
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
+from mmattn.adapters.spans import from_offsets, from_pieces, uncased
 from mmattn.errors import InputError
 from mmattn.schema.tokens import Tokens
 

@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from mmattn.adapters.text.transformers import adapter
-from mmattn.adapters.text.transformers_open import FAMILIES
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from torch import Tensor, nn
 from weights import real_weights
 
 import mmattn
+from mmattn.adapters.text.transformers import adapter
+from mmattn.adapters.text.transformers_open import FAMILIES
 from mmattn.errors import DownloadError, InputError, ModelError
 from mmattn.interception.protocol import Adapter, MediaGiven
 from mmattn.schema.maps import AttentionMaps

@@ -1,14 +1,13 @@
 """timm's plain vision transformers: weights are the model's own, tokens stand where the axis says."""
 
 import copy
-import importlib.util
 import io
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from small_vits import FAMILIES, model_of, vit
 from torch.overrides import TorchFunctionMode
 
 import mmattn
@@ -16,12 +15,6 @@ from mmattn.adapters.vit.timm import Features, TimmOptions, adapter
 from mmattn.errors import GoneError, InputError, ModelError
 from mmattn.interception.protocol import Adapter, MediaGiven
 from mmattn.readers import read_photo
-
-_spec = importlib.util.spec_from_file_location("small_models", Path(__file__).parent / "small_models.py")
-small_models = importlib.util.module_from_spec(_spec)
-__import__("sys").modules["small_models"] = small_models
-_spec.loader.exec_module(small_models)
-FAMILIES, model_of = small_models.FAMILIES, small_models.model_of
 
 LEAST_ERROR = 1e-5
 
@@ -129,17 +122,21 @@ def test_changing_one_cell_of_the_picture_moves_the_token_that_the_axis_names(na
     width, height = family.size_px
     pixels = noise(width * 3, height * 2 + 37, seed=3)  # not square, cropped
     photo = read_photo(pixels)
-    axis = mmattn.attend(model, image=photo).layers[0].key_axis
-    before = first_keys(model, prepared_tensor(model, photo))
-    for token in (axis.content[0], axis.content[len(axis.content) // 2 + 1], axis.content[-1]):
+    facts = adapter.prepare(model, MediaGiven(image=photo), None, None).facts
+    axis = facts.layout.axis(facts.geometries[0])
+    chosen = [axis.content[0], axis.content[len(axis.content) // 2 + 1], axis.content[-1]]
+    photos = [photo]
+    for token in chosen:
         x0, y0, x1, y1 = axis.place(int(token))
+        assert axis.token_at(((x0 + x1) / 2, (y0 + y1) / 2)) == token
         margin_x, margin_y = (x1 - x0) * 0.25, (y1 - y0) * 0.25  # the resize's filter reaches over the edge
         painted = pixels.copy()
         painted[round(y0 + margin_y) : round(y1 - margin_y), round(x0 + margin_x) : round(x1 - margin_x)] ^= 255
-        after = first_keys(model, prepared_tensor(model, read_photo(painted)))
-        moved = (after - before).abs().amax(dim=(0, 1, 3))
+        photos.append(read_photo(painted))
+    before, *after = first_keys(model, prepared_tensor(model, photos))
+    for token, keys in zip(chosen, after, strict=True):
+        moved = (keys - before).abs().amax(dim=(0, 2))
         assert int(moved.argmax()) == token
-        assert axis.token_at(((x0 + x1) / 2, (y0 + y1) / 2)) == token
         if not family.mixes and before.shape[-1] != before.shape[-2]:
             others = np.delete(np.arange(len(axis)), token)
             assert float(moved[others].max()) < 0.05 * float(moved[token])
@@ -190,7 +187,7 @@ def test_a_model_of_one_size_refuses_another_and_says_which_it_takes():
 
 
 def test_padded_grid_covers_what_was_padded():
-    model = small_models.vit(dynamic_img_size=True, dynamic_img_pad=True)().eval()
+    model = vit(dynamic_img_size=True, dynamic_img_pad=True)().eval()
     axis = mmattn.attend(model, inputs=torch.rand(1, 3, 50, 70)).layers[0].key_axis
     assert (axis.rows, axis.cols) == (4, 5)
     assert axis.place(len(axis) - 1) == (64, 48, 80, 64)
@@ -205,7 +202,7 @@ def test_a_batch_keeps_one_axis_a_picture_and_shares_equal_ones():
     assert torch.allclose(maps.samples[1].layers[1].weights(), alone.layers[1].weights(), atol=1e-6)
     assert maps.samples[1].layers[1].key_axis == alone.layers[1].key_axis
     assert len(mmattn.attend(model, image=[pictures[0]] * 2).layers[0].key) == 1
-    mixed = small_models.vit(dynamic_img_size=True)().eval()
+    mixed = vit(dynamic_img_size=True)().eval()
     with pytest.raises(InputError, match="in 2 sizes"):
         mmattn.attend(mixed, image=pictures, options=TimmOptions(keep_aspect=True))
 
@@ -259,7 +256,7 @@ def test_a_recording_is_lifted_to_places():
 def test_half_precision_and_patch_dropout():
     model = copy.deepcopy(model_of("ViT")).bfloat16()
     assert mmattn.attend(model, image=noise()).layers[0].storage[0].source.q.dtype == torch.bfloat16
-    dropping = small_models.vit(patch_drop_rate=0.5)()
+    dropping = vit(patch_drop_rate=0.5)()
     with pytest.raises(ModelError, match=r"drops 50% of its patches.*model.eval\(\)"):
         adapter.prepare(dropping.train(), MediaGiven(image=read_photo(noise())), None, None)
     assert mmattn.attend(dropping.eval(), image=noise()).layers[0].key_axis.rows == 4
@@ -297,7 +294,7 @@ def test_wrong_options_and_channels_are_refused():
     with pytest.raises(InputError, match="is no size"):
         TimmOptions(size_px=(3, 4), keep_aspect=True)
     with pytest.raises(InputError, match="1 channels"):
-        adapter.prepare(small_models.vit(in_chans=1)().eval(), media, None, None)
+        adapter.prepare(vit(in_chans=1)().eval(), media, None, None)
 
 
 def test_class_scores():
@@ -309,7 +306,7 @@ def test_class_scores():
     for wrong in (5, -6, True, "cat"):
         with pytest.raises(InputError, match="this model has 5 classes"):
             adapter.score(logits, wrong)
-    headless = small_models.vit(num_classes=0)().eval()
+    headless = vit(num_classes=0)().eval()
     output = adapter.prepare(headless, MediaGiven(image=photo), None, None).run()
     assert isinstance(output, Features)
     with pytest.raises(ModelError, match="features, not class logits"):
@@ -317,7 +314,7 @@ def test_class_scores():
 
 
 def test_prepare_does_not_keep_the_model_alive():
-    model = small_models.vit()().eval()
+    model = vit()().eval()
     prepared = adapter.prepare(model, MediaGiven(image=read_photo(noise())), None, None)
     prepared.run()
     del model
