@@ -14,7 +14,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Sequence
-from typing import Annotated, Any, TextIO
+from typing import Annotated, Any
 
 import typer
 
@@ -112,24 +112,17 @@ def _said(message: str, code: int, given: list[str]) -> int:
 
 
 def one_line(text: str) -> str:
-    """Return text on one line, with what would steer a terminal written out.
+    r"""Return text on one line, with what would steer a terminal written out.
 
     Examples
     --------
-    >>> one_line("two\\nlines \\x1b[31mred")
-    'two lines \\\\x1b[31mred'
+    >>> one_line("two\nlines \x1b[31mred")
+    'two lines \\x1b[31mred'
 
     """
     flat = " ".join(text.split())
     return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in flat)
 
 
-def _warn(
-    message: Warning | str,
-    category: type[Warning],
-    filename: str,
-    lineno: int,
-    file: TextIO | None = None,
-    line: str | None = None,
-) -> None:
+def _warn(message: Warning | str, *_: Any, **__: Any) -> None:
     print(f"mmattn: warning: {one_line(str(message))}", file=sys.stderr)

@@ -41,9 +41,13 @@ QUERY_HELP = "Who asks: cls, mean, a token, a point x,y or a box x0,y0,x1,y1 in 
 
 
 def command(
-    photos: Annotated[list[str], typer.Argument(metavar="PHOTO...", help="Photos, folders, or patterns like 'a/*.jpg'.")],
+    *,
+    photos: Annotated[
+        list[str], typer.Argument(metavar="PHOTO...", help="Photos, folders, or patterns like 'a/*.jpg'.")
+    ],
     out: Annotated[
-        str | None, typer.Option("--out", "-o", metavar="OUT", help="A file (.png .jpg .webp .svg .pdf .html), or a folder.")
+        str | None,
+        typer.Option("--out", "-o", metavar="OUT", help="A file (.png .jpg .webp .svg .pdf .html), or a folder."),
     ] = None,
     model: Model = DEFAULT_MODEL,
     method: Annotated[Method, typer.Option("--method", help="One layer as it is, or all layers.")] = Method.look,

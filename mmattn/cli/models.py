@@ -35,7 +35,9 @@ def _entry(entry: "Entry", adapter: "Adapter | None") -> "ModelFamily":
 
     exact = next((family.how_exact for family in adapter.models()), "") if adapter is not None else "adapter missing"
     wheel = entry.wheel
-    where = "comes with mmattn" if wheel is None else f"{wheel.requirement} from your package index, {wheel.size_mib} MiB"
+    where = (
+        "comes with mmattn" if wheel is None else f"{wheel.requirement} from your package index, {wheel.size_mib} MiB"
+    )
     return ModelFamily(name=entry.full_name, what=entry.what, how_exact=exact, source=f"{where}; {entry.license}")
 
 

@@ -13,7 +13,8 @@ from mmattn.errors import InputError
 DEFAULT_MODEL = "mmattn:dinov2-small"
 
 _QUERY_FORMS = (
-    'A query is cls, mean, a token number, a point x,y or a box x0,y0,x1,y1 in pixels of the picture. Try --query 120,80.'
+    "A query is cls, mean, a token number, a point x,y or a box x0,y0,x1,y1 in pixels of the picture. "
+    "Try --query 120,80."
 )
 
 

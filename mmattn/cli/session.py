@@ -56,12 +56,12 @@ def attend_to(photo: Photo, *, model: Model, asked: Asked) -> AttentionMaps:
 def relevance_of(maps: AttentionMaps, *, asked: Asked) -> Relevance:
     """Return the maps read by the method that was asked for."""
     if asked.method == Method.rollout:
-        fusion = {"head_fusion": asked.head} if asked.head is not None else {}
-        found: Relevance = api.rollout(maps, stream=asked.stream, query=asked.query, **fusion)
-        return found
+        fusion = "mean" if asked.head is None else str(asked.head)
+        rolled: Relevance = api.rollout(maps, stream=asked.stream, query=asked.query, head_fusion=fusion)
+        return rolled
     layer = -1 if asked.layer is None else asked.layer
     head = None if asked.head == "mean" else asked.head
-    found = api.look(maps, stream=asked.stream, layer=layer, head=head, query=asked.query)
+    found: Relevance = api.look(maps, stream=asked.stream, layer=layer, head=head, query=asked.query)
     return found
 
 
