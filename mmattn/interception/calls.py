@@ -64,6 +64,12 @@ class Call:
     value_dim: int | None = None
     error: float | None = None
 
+    def __repr__(self) -> str:
+        given = {name: getattr(self, name) for name in ("q", "k", "weights", "mask")}
+        shapes = ", ".join(f"{name} {list(tensor.shape)}" for name, tensor in given.items() if tensor is not None)
+        checked = "" if self.error is None else f", error {self.error:.1e}"
+        return f"<Call {self.order} of {self.module or 'the root'}: {self.kind}, {self.origin}, {shapes}{checked}>"
+
 
 Emit = Callable[[Call], Tensor | None]
 """What a tap tells its calls to; it returns the weights to use in place of the call's, or None."""

@@ -16,6 +16,7 @@ from torch.nn import functional
 from mmattn.interception.asked import Asked
 from mmattn.interception.calls import Call
 from mmattn.interception.formula import attention_weights, repeat_heads
+from mmattn.interception.keep import autocast_dtype
 from mmattn.interception.mode import AttentionMode, Handler, Sight
 from mmattn.interception.selfcheck import fused_error
 
@@ -94,10 +95,10 @@ def _call(given: _Arguments) -> Call:
 
 def _as_kernel(tensor: Tensor) -> Tensor:
     """Cast as autocast would inside the kernel."""
-    device = tensor.device.type
-    if not torch.is_autocast_enabled(device) or not tensor.is_floating_point() or tensor.dtype == torch.float64:
+    dtype = autocast_dtype(tensor.device)
+    if dtype is None or not tensor.is_floating_point() or tensor.dtype == torch.float64:
         return tensor
-    return tensor.to(torch.get_autocast_dtype(device))
+    return tensor.to(dtype)
 
 
 def _dense_mask(mask: Tensor | None) -> Tensor | None:

@@ -44,3 +44,11 @@ def unwrapped(tensor: Tensor) -> Tensor:
 def shares_memory(first: Tensor, second: Tensor) -> bool:
     """Whether two tensors lie in one storage."""
     return bool(first.untyped_storage().data_ptr() == second.untyped_storage().data_ptr())
+
+
+def autocast_dtype(device: torch.device) -> torch.dtype | None:
+    """Return the precision that autocast would cast to on a device, or None where it is off."""
+    kind = device.type
+    if not torch.amp.is_autocast_available(kind) or not torch.is_autocast_enabled(kind):
+        return None
+    return torch.get_autocast_dtype(kind)

@@ -2,7 +2,6 @@
 
 import weakref
 from collections.abc import Sequence
-from importlib.metadata import version
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +11,7 @@ from mmattn.interception.calls import Call
 from mmattn.schema.axes import Positions
 from mmattn.schema.layers import AttentionLayer
 from mmattn.schema.maps import AttentionMaps
-from mmattn.schema.source import Source
+from mmattn.schema.source import Source, versions_of
 from mmattn.schema.weights import Blocks
 
 
@@ -30,7 +29,7 @@ def positions_maps(calls: Sequence[Call], *, model: nn.Module, inputs: Sequence[
     batched = len(counts) == 1 and counts <= sizes
     return AttentionMaps(
         layers=tuple(_layer(call, blocks, batched=batched) for call, blocks in zip(calls, stored, strict=True)),
-        source=Source(model=type(model).__name__, versions={"mmattn": version("mmattn"), "torch": torch.__version__}),
+        source=Source(model=type(model).__name__, versions=versions_of("mmattn", "torch")),
         model_ref=weakref.ref(model),
     )
 

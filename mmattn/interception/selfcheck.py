@@ -7,7 +7,7 @@ from torch import Tensor
 
 from mmattn.interception.calls import Call
 from mmattn.interception.formula import repeat_heads, weight_rows
-from mmattn.interception.keep import unwrapped
+from mmattn.interception.keep import autocast_dtype, unwrapped
 
 
 def fused_error(call: Call, value: Tensor, out: Tensor) -> Tensor | None:
@@ -15,7 +15,7 @@ def fused_error(call: Call, value: Tensor, out: Tensor) -> Tensor | None:
     out, value = unwrapped(out).detach(), unwrapped(value).detach()
     if out.is_meta or out.is_nested or out.numel() == 0:
         return None
-    if not torch.is_autocast_enabled(out.device.type):
+    if autocast_dtype(out.device) is None:
         return _fused_error(call, value, out)
     with torch.autocast(out.device.type, enabled=False):
         return _fused_error(call, value, out)
