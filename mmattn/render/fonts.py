@@ -6,6 +6,7 @@ writers use the same fonts, so that a figure breaks its lines where the raster d
 """
 
 import importlib.util
+import re
 import sys
 import unicodedata
 import warnings
@@ -88,7 +89,8 @@ def wrap(text: str, *, size_px: int, width_px: float, bold: bool = False, most: 
     """
     lines: list[str] = []
     line = ""
-    for word in clean(text)[:4000].split():
+    # A dot between parts of a caption stays with the part before it.
+    for word in re.findall(r"\S+(?: ·(?= ))?", clean(text)[:4000]):
         joined = f"{line} {word}" if line else word
         if width(joined, size_px=size_px, bold=bold) <= width_px:
             line = joined

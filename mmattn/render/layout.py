@@ -86,7 +86,7 @@ def natural_width(drawing: Drawing) -> int:
     wide = height * sum(_column_aspects(drawing))
     if len(drawing.panels) > 1:
         wide = min(wide, _MOST_PX)
-    em = _em(wide, _grid_height(drawing, wide))
+    em = _em(drawing, wide)
     return max(round(wide) + _sides(drawing, em), 22 * _LEAST_EM)
 
 
@@ -124,7 +124,7 @@ class _Builder:
         drawing = self.drawing
         natural = natural_width(drawing)
         self.total = self.width_px or natural
-        self.em = _em(self.total, _grid_height(drawing, self.total))
+        self.em = _em(drawing, self.total)
         self.margin = _margin(self.em)
         self.gap = _gap(drawing, self.em)
         self.left = self.margin + _label_width(drawing, self.em)
@@ -332,8 +332,11 @@ def _natural_height(drawing: Drawing) -> float:
     return height * max(1, math.ceil(_LEAST_PX / max(drawing.panels[0].natural_px)))
 
 
-def _em(width: float, height: float) -> int:
-    return max(_LEAST_EM, round(min(0.0118 * math.sqrt(width * height) + 7, width / 16)))
+def _em(drawing: Drawing, width: float) -> int:
+    """The height of the text: by the size of the picture, and in a sheet by that of its tiles too."""
+    high = _grid_height(drawing, width)
+    most = min(width / 16, high / drawing.rows / 5 if drawing.tight else math.inf)
+    return max(_LEAST_EM, round(min(0.0118 * math.sqrt(width * high) + 7, most)))
 
 
 def _margin(em: int) -> int:

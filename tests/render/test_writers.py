@@ -189,6 +189,14 @@ def test_a_character_that_no_font_has_is_named() -> None:
     assert len(fonts.runs("Ж λ é →", size_px=14)) == 1, "one font for all of these"
 
 
+def test_no_line_of_a_caption_begins_with_the_dot_between_its_parts() -> None:
+    text = "look (layer 9 of 12) · query: patch at (150, 110) px · timm VisionTransformer · photo.png"
+    for width_px in range(60, 400, 7):
+        lines = fonts.wrap(text, size_px=13, width_px=width_px, most=99)
+        assert not [line for line in lines if line.startswith("·")]
+        assert " ".join(lines) == text or width_px < 150
+
+
 @pytest.mark.filterwarnings("ignore:No font here")
 def test_every_line_that_is_wrapped_fits() -> None:
     text = "Überschrift über 注意力の可視化 and an_extremely_long_identifier_without_any_blank_in_it " * 3
