@@ -35,7 +35,7 @@ def painted(media: MediaGiven, axis: Axis, token: int) -> MediaGiven:
 
 
 def photo() -> MediaGiven:
-    return MediaGiven(image=Photo(pixels=np.random.default_rng(0).integers(0, 256, (170, 290, 3), dtype=np.uint8)))
+    return MediaGiven(image=Photo(pixels=np.random.default_rng(0).integers(0, 256, (170, 700, 3), dtype=np.uint8)))
 
 
 def vision_transformer() -> Example:

@@ -120,7 +120,7 @@ def first_keys(model, tensor):
 def test_changing_one_cell_of_the_picture_moves_the_token_that_the_axis_names(name):
     family, model = FAMILIES[name], model_of(name)
     width, height = family.size_px
-    pixels = noise(width * 3, height * 2 + 37, seed=3)  # not square, cropped
+    pixels = noise(width * 6, height * 2 + 37, seed=3)  # far wider than the crop that the model sees
     photo = read_photo(pixels)
     facts = adapter.prepare(model, MediaGiven(image=photo), None, None).facts
     axis = facts.layout.axis(facts.geometries[0])
