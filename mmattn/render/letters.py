@@ -16,11 +16,11 @@ def draw(canvas: UInt8[np.ndarray, "row col 3"], line: Text, *, halo: Color | No
     text = fonts.clean(line.text)
     if not text:
         return
-    mask = _mask(text, line.size_px, line.bold)
-    height, width = mask.shape
+    mask, above = _mask(text, line.size_px, line.bold)
     pad = line.size_px // 2
-    offset = {"left": 0.0, "center": (width - 2 * pad) / 2, "right": float(width - 2 * pad)}[line.anchor]
-    x, y = round(line.x - offset) - pad, round(line.y - height / 2)
+    width = mask.shape[1] - 2 * pad
+    offset = {"left": 0.0, "center": width / 2, "right": float(width)}[line.anchor]
+    x, y = round(line.x - offset) - pad, round(line.y) - above
     if halo is not None:
         rim = 2 * max(1, round(line.size_px / 12)) + 1
         _ink(canvas, cv2.dilate(mask, np.ones((rim, rim), np.uint8)), x, y, halo)
@@ -28,8 +28,8 @@ def draw(canvas: UInt8[np.ndarray, "row col 3"], line: Text, *, halo: Color | No
 
 
 @lru_cache(maxsize=512)
-def _mask(text: str, size_px: int, bold: bool) -> UInt8[np.ndarray, "row col"]:
-    """Return the coverage of a line, with half its size as a rim; the line stands at a fixed height in it."""
+def _mask(text: str, size_px: int, bold: bool) -> tuple[UInt8[np.ndarray, "row col"], int]:
+    """Return the coverage of a line, half its size wider on both sides, and the rows of it above its middle."""
     from PIL import Image, ImageDraw
 
     pad = size_px // 2
@@ -41,7 +41,13 @@ def _mask(text: str, size_px: int, bold: bool) -> UInt8[np.ndarray, "row col"]:
         # The middle of a line is that of its small letters and capitals together: a third above the baseline.
         pen.text((x, size_px + 0.36 * size_px), piece, fill=255, font=font, anchor="ls")
         x += font.getlength(piece)
-    return np.asarray(picture)
+    mask = np.asarray(picture)
+    inked = np.flatnonzero(mask.any(axis=1))
+    if not inked.size:
+        return mask[:1], 0
+    rim = max(2, size_px // 6)  # for the halo
+    top, bottom = max(int(inked[0]) - rim, 0), min(int(inked[-1]) + 1 + rim, len(mask))
+    return np.ascontiguousarray(mask[top:bottom]), size_px - top
 
 
 def _ink(
@@ -52,5 +58,7 @@ def _ink(
     if bottom <= top or right <= left:
         return
     part = canvas[top:bottom, left:right]
-    share = mask[top - y : bottom - y, left - x : right - x, None].astype(np.uint16)
-    part[:] = (part * (255 - share) + np.array(color, np.uint16) * share + 127) // 255
+    share = cv2.merge([mask[top - y : bottom - y, left - x : right - x]] * 3)
+    # part * (1 - share) + color * share, as multiply and add of bytes
+    inked = cv2.multiply(share, np.array([*color, 0], np.float64), scale=1 / 255)
+    cv2.add(cv2.multiply(part, cv2.bitwise_not(share), scale=1 / 255), inked, dst=part)
