@@ -1,0 +1,26 @@
+"""What all examples take: where pictures go, which model, which photo."""
+
+import argparse
+from dataclasses import dataclass
+from pathlib import Path
+
+from mmattn.catalog import photo_path
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """The output folder, a model's name as on the command line, and a photo."""
+
+    out: Path
+    model: str
+    photo: Path
+
+
+def read_options(*, photo: str) -> Options:
+    """Return the options of the command line; `photo` is the bundled photograph that is used without one."""
+    parser = argparse.ArgumentParser(allow_abbrev=False)
+    parser.add_argument("--out", type=Path, default=Path("pictures"), help="folder for the picture")
+    parser.add_argument("--model", default="mmattn:dinov2-small", help="as for `mmattn image`")
+    parser.add_argument("--photo", type=Path, default=photo_path(photo), help="another picture")
+    given = parser.parse_args()
+    return Options(out=given.out, model=given.model, photo=given.photo)
