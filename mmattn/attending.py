@@ -1,7 +1,6 @@
 """The steps of `attend`: read what was given, run under interception, let the adapter join calls to axes."""
 
 from collections.abc import Sequence
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import torch
@@ -13,7 +12,7 @@ from mmattn.interception.protocol import Adapter, MediaGiven, Prepared
 from mmattn.plugins import unwrap
 from mmattn.readers import read_photo
 from mmattn.schema.maps import AttentionMaps
-from mmattn.schema.source import Source
+from mmattn.schema.source import Source, versions_of
 
 # Largest difference, as a share of the range, at which two inputs count as the same.
 SAME_INPUT = 1e-3
@@ -82,7 +81,7 @@ def run_and_join(
         source=Source(
             model=f"{library} {type(inner).__name__}",
             adapter=name,
-            versions=_versions(library),
+            versions=versions_of("mmattn", "torch", library),
             preprocessing=prepared.preprocessing,
         ),
         default_stream=adapter.default_stream,
@@ -118,13 +117,3 @@ def tensors_alike(prepared: Sequence[Tensor], recorded: Sequence[Tensor]) -> Non
                 f"The recording saw another input: it differs by {apart:.1%} of its range from this one prepared. "
                 "They must be the same. Pass the image that was run, and its transform as processor=."
             )
-
-
-def _versions(library: str) -> dict[str, str]:
-    found = {}
-    for package in ("mmattn", "torch", library):
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found

@@ -57,14 +57,18 @@ def load(name: str, *, needed: bool = False) -> Adapter | None:
         adapter = known[name].load()
     except ImportError as error:
         if needed:
+            package = (error.name or name).split(".")[0]
             raise MissingExtraError(
-                f"The adapter {name} needs {error.name or name.split('.')[0]}, which cannot be imported ({error}). "
-                f"Install it: pip install {(error.name or name).split('.')[0]}."
+                f"The adapter {name} needs {package}, which cannot be imported ({error}). "
+                f"It is installed apart. Install it: pip install {package}."
             ) from error
         _skipped(name, f"it cannot be loaded ({type(error).__name__}: {error})")
         return None
     except Exception as error:  # whatever a third party's import raises
         _skipped(name, f"it cannot be loaded ({type(error).__name__}: {error})")
+        return None
+    if isinstance(adapter, type):
+        _skipped(name, f"{known[name].value} is the class {adapter.__name__}, and an adapter is an object of it")
         return None
     if not isinstance(adapter, Adapter):
         _skipped(name, f"{known[name].value} is a {type(adapter).__name__} and lacks part of the Adapter protocol")
@@ -81,15 +85,29 @@ def adapters(*, library: str | None = None, imported_only: bool = False) -> dict
         Only those of this library (the part before the dot).
     imported_only
         Only those whose library is imported already: no other can own a model that exists.
+
+    Raises
+    ------
+    MissingExtraError
+        When a `library` is asked for and none of its adapters can be loaded, since a package is missing.
     """
     found: dict[str, Adapter] = {}
+    missing: dict[str, MissingExtraError] = {}
     for name in installed():
         root = name.split(".")[0]
         if (library and root != library) or (imported_only and root not in sys.modules):
             continue
-        adapter = load(name, needed=library is not None)
+        try:
+            adapter = load(name, needed=library is not None)
+        except MissingExtraError as error:
+            missing[name] = error
+            continue
         if adapter is not None:
             found[name] = adapter
+    if missing and not found:
+        raise next(iter(missing.values()))
+    for name, why in missing.items():
+        _skipped(name, str(why))
     return found
 
 
@@ -121,7 +139,7 @@ def claiming(model: nn.Module) -> tuple[str, Adapter]:
         When none does (with what to do instead), or when two do with equal right.
     """
     inner = unwrap(model)
-    claims = {name: adapter for name, adapter in adapters(imported_only=True).items() if adapter.claims(inner)}
+    claims = {name: adapter for name, adapter in adapters(imported_only=True).items() if _claims(name, adapter, inner)}
     if not claims:
         known = ", ".join(installed()) or "none"
         raise ModelError(
@@ -137,6 +155,14 @@ def claiming(model: nn.Module) -> tuple[str, Adapter]:
             "Uninstall one of their packages, or let one claim a more derived class."
         )
     return winners[0], claims[winners[0]]
+
+
+def _claims(name: str, adapter: Adapter, model: nn.Module) -> bool:
+    try:
+        return bool(adapter.claims(model))
+    except Exception as error:  # one broken adapter must not keep the others from reading their models
+        _skipped(name, f"it cannot say whether it reads {type(model).__qualname__} ({type(error).__name__}: {error})")
+        return False
 
 
 def _claimed_class(adapter: Adapter, model: nn.Module) -> type:
@@ -157,7 +183,7 @@ def _claimed_class(adapter: Adapter, model: nn.Module) -> type:
         try:
             if adapter.claims(blank):
                 claimed = cls
-        except AttributeError:
+        except Exception:  # a blank object lacks what this adapter looks at
             continue
     return claimed
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,3 +29,20 @@ class Source:
     adapter: str = ""
     versions: Mapping[str, str] = field(default_factory=dict)
     preprocessing: str = ""
+
+
+def versions_of(*packages: str) -> dict[str, str]:
+    """Return the versions of those packages that are installed, as their own metadata says them.
+
+    Examples
+    --------
+    >>> sorted(versions_of("torch", "no-such-package"))
+    ['torch']
+    """
+    found = {}
+    for package in packages:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:  # run from a checkout, or a library without a distribution of its name
+            continue
+    return found
