@@ -1,0 +1,1 @@
+"""What attention is: axes, media, weights, layers and maps, results, and how they are saved."""
