@@ -12,7 +12,7 @@ def main() -> None:
     number = int(sys.argv[1])
     blocks = FENCE.findall(Path("README.md").read_text(encoding="utf-8"))
     if len(blocks) < number:
-        sys.exit(f"README.md has {len(blocks)} code blocks, and number {number} was asked for. Its first two are commands.")
+        sys.exit(f"README.md has {len(blocks)} code blocks; {number} was asked for. Its first two are commands.")
     language, text = blocks[number - 1]
     if language not in ("", "sh", "bash", "shell", "console"):
         sys.exit(f"Code block {number} of README.md is {language}. The first two must be commands for a shell.")
