@@ -25,6 +25,8 @@ QUERY_COLOR = (64, 224, 255)
 CONTOUR_COLOR = (255, 255, 255)
 FRAME_COLOR = (255, 255, 255)
 QUERY_WORD = "the patch that asks"
+# What a picture keeps of its own color under a heat.
+SATURATION = 0.3
 
 _UNITS = {
     "share": "share of attention",
@@ -45,6 +47,7 @@ def overlay(
     scale: str | Scale = "percentile",
     percentile: float = 99.0,
     contour: float | None = None,
+    saturation: float = SATURATION,
     title: str | None = None,
     caption: str | None = None,
 ) -> Drawing:
@@ -67,6 +70,9 @@ def overlay(
         Which values the ends of the color map stand for; see `color.choose`.
     contour
         Draw a line round the smallest set of patches that holds this share of the mass (DINO: 0.6).
+    saturation
+        Share of the picture's own color that is kept. On a red bowl in full color nobody can tell heat
+        from paint; 1 keeps all of it.
     title, caption
         By default the row's label, and method, options, model and weights.
 
@@ -88,7 +94,7 @@ def overlay(
     (64.0, 0.0, 96.0, 32.0)
     """
     grid = picture_axis(relevance)
-    photo = picture(relevance, on=on)
+    photo = muted(picture(relevance, on=on), saturation=saturation)
     values = content_values(relevance, row=row)
     chosen = color.choose(
         values[~np.isnan(values)],
@@ -136,6 +142,19 @@ def picture(relevance: Relevance, *, on: "Photo | Image | np.ndarray | None") ->
             "Pass the picture that was given to the model, uncropped, with on=."
         )
     return photo
+
+
+def muted(photo: Photo | None, *, saturation: float) -> Photo | None:
+    """Return the photo with a share of its color, so that colors in the drawing mean heat."""
+    if not 0.0 <= saturation <= 1.0:
+        raise InputError(f"saturation={saturation} is out of range. It is a share from 0 (gray) to 1 (as it is).")
+    if photo is None or saturation == 1.0:
+        return photo
+    import cv2
+
+    gray = cv2.cvtColor(cv2.cvtColor(photo.pixels, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
+    pixels = cv2.addWeighted(photo.pixels, saturation, gray, 1.0 - saturation, 0.0, dst=gray)
+    return Photo(pixels=np.asarray(pixels, np.uint8), name=photo.name)
 
 
 def as_photo(source: "Photo | Image | np.ndarray") -> Photo:

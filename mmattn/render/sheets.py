@@ -16,10 +16,12 @@ from mmattn.render.drawing import Drawing, Panel
 from mmattn.render.image import (
     QUERY_COLOR,
     QUERY_WORD,
+    SATURATION,
     cells_to_input,
     color_bar,
     content_values,
     describe,
+    muted,
     picture,
     picture_axis,
     query_marks,
@@ -45,6 +47,7 @@ def sheet(
     smooth: bool = True,
     color_map: str | None = None,
     opacity: Literal["value"] | float = "value",
+    saturation: float = SATURATION,
     tile_px: int = TILE_PX,
     title: str = "",
     caption: str | None = None,
@@ -62,6 +65,8 @@ def sheet(
     scale
         `shared`: one by percentile over all tiles. `panel`: every tile its own, so that tiles show
         shape and cannot be compared in strength. Or a scale of your own.
+    saturation
+        Share of the picture's own color that is kept.
     tile_px
         Longer side of a tile.
 
@@ -74,7 +79,7 @@ def sheet(
     if not isinstance(scale, Scale) and scale not in ("shared", "panel"):
         raise InputError(f'scale={scale!r} is not known. It is "shared", "panel" or a Scale. Pass one of those.')
     photo = picture(shown[0], on=None)
-    tile = _tile(photo, tile_px) if photo is not None else None
+    tile = muted(_tile(photo, tile_px), saturation=saturation) if photo is not None else None
     grids = [content_values(one, row=row) for one in shown]
     signed = any(one.unit == "signed relevance" for one in shown)
     known = [grid[~np.isnan(grid)] for grid in grids]

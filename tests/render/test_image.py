@@ -226,3 +226,16 @@ def test_the_peak_of_the_relevance_and_of_the_drawing_are_one_place() -> None:
     one = one_hot(axis)
     assert overlay(one).panels[0].heat.peak_box() == pytest.approx(one.peak())
     assert hot_token(axis) == axis.token_at((0.62 * 640, 0.36 * 400))
+
+
+def test_the_picture_is_muted_so_that_its_colors_are_not_taken_for_heat():
+    photo = np.zeros((400, 640, 3), np.uint8)
+    photo[..., 0] = 200  # a red wall
+    relevance = one_hot(grid("squash"))
+    for saturation in (0.0, 0.3, 1.0):
+        drawing = overlay(relevance, on=photo, saturation=saturation)
+        ground = next(mark for mark in drawing.panels[0].marks if isinstance(mark, Raster))
+        red, green = (int(v) for v in ground.pixels[5, 5, :2])
+        assert red - green == pytest.approx(200 * saturation, abs=2)
+    with pytest.raises(InputError, match="saturation=2"):
+        overlay(relevance, on=photo, saturation=2.0)

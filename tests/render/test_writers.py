@@ -81,7 +81,7 @@ def test_refining_keeps_centers_bounds_and_means_near(rows: int, cols: int, seed
 def test_a_default_picture_keeps_the_photos_own_pixels() -> None:
     rng = np.random.default_rng(0)
     photo = rng.integers(0, 256, (400, 640, 3), dtype=np.uint8)
-    drawing = overlay(one_hot(grid("squash")), on=photo, opacity=0.0)
+    drawing = overlay(one_hot(grid("squash")), on=photo, opacity=0.0, saturation=1.0)
     x0, y0, x1, y1 = panel_box(drawing)
     assert (np.asarray(drawing.image())[y0:y1, x0:x1] == photo).all()
 
