@@ -8,6 +8,7 @@ Classes are matched exactly: a subclass may do anything.
 
 import math
 from collections.abc import Callable, Iterable, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -95,7 +96,7 @@ def _checked(image: Any, geometry: Geometry) -> Float[Tensor, "channel row col"]
             f"The transform gave {size[0]} x {size[1]} px where its steps ({geometry}) say {geometry.model_px[0]} x "
             f"{geometry.model_px[1]}. Places would be wrong. Please report this, with the transform."
         )
-    return image
+    return image.as_subclass(Tensor)  # torchvision's v2 makes a subclass of its own
 
 
 def _flat(transform: Any) -> Iterable[Any]:
@@ -145,6 +146,12 @@ def _resize(step: Any, geometry: Geometry) -> Geometry:
     if step.max_size is not None and long > step.max_size:
         short, long = int(step.max_size * short / long), step.max_size
     return geometry.then(Resize(size_px=(short, long) if width <= height else (long, short)))
+
+
+def _preset(step: Any, geometry: Geometry) -> Geometry:
+    """ImageClassification, what torchvision's weights bring with them: a resize and a center crop."""
+    resized = _resize(SimpleNamespace(size=step.resize_size, max_size=None), geometry)
+    return _center_crop(SimpleNamespace(size=step.crop_size), resized)
 
 
 def _resize_keep_ratio(step: Any, geometry: Geometry) -> Geometry:
@@ -205,6 +212,7 @@ _READERS: dict[str, Callable[[Any, Geometry], Geometry]] = {
     _V1 + "ConvertImageDtype": _same,
     _V1 + "Normalize": _same,
     _V1 + "Grayscale": _same,
+    "torchvision.transforms._presets.ImageClassification": _preset,
     _V2 + "geometry.Resize": _resize,
     _V2 + "geometry.CenterCrop": _center_crop,
     _V2 + "geometry.Pad": _pad,

@@ -37,6 +37,11 @@ class TimmOptions:
     crop
         False: the whole picture, squeezed to the input's shape, instead of the config's center crop.
 
+    Examples
+    --------
+    >>> TimmOptions(size_px=518, keep_aspect=True)
+    TimmOptions(size_px=518, keep_aspect=True, crop=True)
+
     """
 
     size_px: int | tuple[int, int] | None = None

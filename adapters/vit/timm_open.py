@@ -16,7 +16,15 @@ from mmattn.errors import DownloadError, FormatError, InputError, MmattnError, M
 from mmattn.interception.protocol import ModelFamily, Opened
 
 # The timm modules whose architectures are plain vision transformers.
-MODULES = ("vision_transformer", "vision_transformer_hybrid", "vision_transformer_relpos", "deit", "eva", "beit")
+MODULES = (
+    "vision_transformer",
+    "vision_transformer_hybrid",
+    "vision_transformer_relpos",
+    "deit",
+    "eva",
+    "beit",
+    "vitamin",
+)
 
 _HUB_FILES = ("model.safetensors", "open_clip_model.safetensors", "pytorch_model.bin", "open_clip_pytorch_model.bin")
 
@@ -31,6 +39,7 @@ _FAMILIES = {
     "beit3": "BEiT-3, its vision tower",
     "eva": "EVA",
     "eva02": "EVA-02, rotary positions",
+    "vitamin": "ViTamin, a convolutional stem and a plain transformer",
 }
 
 

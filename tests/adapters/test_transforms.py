@@ -8,6 +8,7 @@ from timm.data.transforms import CenterCropOrPad, ResizeKeepRatio, TrimBorder
 from timm.data.transforms_factory import create_transform
 from torchvision import transforms as v1
 from torchvision.transforms import v2
+from torchvision.transforms._presets import ImageClassification
 
 from mmattn.adapters import transforms as module
 from mmattn.adapters.transforms import read_transform, run_transform
@@ -29,6 +30,7 @@ CHAINS = {
     "trim": [TrimBorder(7), v1.Resize(230), v1.CenterCrop(224), *TAIL],
     "v2": [v2.Resize(240, interpolation=v2.InterpolationMode.BICUBIC), v2.CenterCrop((224, 200)), *V2_TAIL],
     "v2 tensor first": [v2.ToImage(), v2.Pad([4, 6]), v2.Resize(240), v2.CenterCrop(224), *V2_TAIL[1:]],
+    "preset": [ImageClassification(crop_size=208, resize_size=236)],
     "nested": [v1.Compose([v1.Resize(256), v1.Compose([v1.CenterCrop(224)])]), *TAIL],
 }
 

@@ -73,6 +73,16 @@ FAMILIES = {
     ),
     "EVA, pooled by attention": Family(build=eva(global_pool="map"), readout="pool"),
     "EVA, mixed rope": Family(build=eva(rope_type="mixed", use_abs_pos_emb=False, no_embed_class=True), readout="mean"),
+    "EVA, grouped keys": Family(
+        build=eva(attn_type="rope", num_heads=4, num_kv_heads=2, qkv_fused=False), readout="mean"
+    ),
+    "ViTamin": Family(
+        build=created("vitamin_small_224", img_size=64, embed_dim=384, depth=1),
+        special=(),
+        readout="mean",
+        mixes=True,
+        size_px=(64, 64),
+    ),
     "DINOv3": Family(
         build=created("vit_small_patch16_dinov3", img_size=(64, 96), embed_dim=48, depth=2, num_heads=3),
         special=("cls", *["register"] * 4),

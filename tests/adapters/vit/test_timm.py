@@ -136,8 +136,13 @@ def test_changing_one_cell_of_the_picture_moves_the_token_that_the_axis_names(na
     before, *after = first_keys(model, prepared_tensor(model, photos))
     for token, keys in zip(chosen, after, strict=True):
         moved = (keys - before).abs().amax(dim=(0, 2))
+        if family.mixes:  # a convolutional stem reaches over the edge of a cell: its neighbors move too
+            (row, col), (top_row, top_col) = (divmod(int(axis.cells[i]), axis.cols) for i in (token, moved.argmax()))
+            assert max(abs(row - top_row), abs(col - top_col)) <= 1
+            assert float(moved[token]) >= 0.5 * float(moved.max())
+            continue
         assert int(moved.argmax()) == token
-        if not family.mixes and before.shape[-1] != before.shape[-2]:
+        if before.shape[-1] != before.shape[-2]:
             others = np.delete(np.arange(len(axis)), token)
             assert float(moved[others].max()) < 0.05 * float(moved[token])
 
