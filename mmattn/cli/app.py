@@ -36,12 +36,13 @@ app.command("models")(models.command)
 app.command("demo")(demo.command)
 
 
-def _version(asked: bool) -> None:
+def _version(asked: bool) -> bool:
     if asked:
         import mmattn
 
         typer.echo(f"mmattn {mmattn.__version__}")
         raise typer.Exit
+    return asked
 
 
 @app.callback()

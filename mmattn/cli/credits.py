@@ -31,7 +31,8 @@ def credits() -> tuple[Credit, ...]:
 
     """
     text = importlib.resources.files("mmattn.assets").joinpath("SOURCES.md").read_text(encoding="utf-8")
-    return tuple(_credit(found) for found in map(_ROW.match, text.splitlines()) if found)
+    table = text.partition("## Photographs")[2].partition("\n## ")[0]
+    return tuple(_credit(found) for found in map(_ROW.match, table.splitlines()) if found)
 
 
 def _credit(row: re.Match[str]) -> Credit:
