@@ -132,12 +132,16 @@ class Reader:
         """Read an array and hold it to dtype and rank."""
         tensor = self._tensor(name)
         if hint.array_type is not np.ndarray:
+            if tensor.dtype in (torch.int8, torch.int16):
+                raise _wrong(path, f"indices of {tensor.dtype} stand where int64 belongs")
             self.numbers.setdefault(name, set()).add(path.rsplit(".", 1)[-1])
         found: Tensor | np.ndarray = tensor.numpy() if hint.array_type is np.ndarray else tensor
         _check_arrays({path.rsplit(".", 1)[-1]: (found, hint)}, path.rsplit(".", 1)[0])
         return found
 
     def _tuple(self, record: list[Any], kinds: tuple[Any, ...], path: str) -> tuple[Any, ...]:
+        if kinds == (str, Ellipsis) and all(type(item) is str for item in record):
+            return tuple(record)  # a million labels one by one would take a second
         if len(kinds) == 2 and kinds[1] is Ellipsis:
             return tuple(self.value(item, kinds[0], path=f"{path}.{i}") for i, item in enumerate(record))
         if len(kinds) != len(record):

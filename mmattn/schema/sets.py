@@ -49,7 +49,8 @@ class Positions(AxisBase):
 
     def tokens_in(self, place: tuple[int, int]) -> Int[np.ndarray, " found"]:
         """Return the content tokens with an index in `[start, end)`."""
-        return self.content[(self.content >= place[0]) & (self.content < place[1])]
+        found = self.content[(self.content >= place[0]) & (self.content < place[1])]
+        return found if len(found) else np.array([self.token_at(place[0])])
 
     def __repr__(self) -> str:
         return self._one_line(str(len(self.content)))
@@ -171,7 +172,8 @@ class Nodes(AxisBase):
     def tokens_in(self, place: tuple[int, int]) -> Int[np.ndarray, " found"]:
         """Return the tokens of node ids in `[start, end)`, by token."""
         ids, order = self._sorted
-        return np.sort(order[(ids >= place[0]) & (ids < place[1])])
+        found = np.sort(order[(ids >= place[0]) & (ids < place[1])])
+        return found if len(found) else np.array([self.token_at(place[0])])
 
     def token_of_label(self, label: str) -> int:
         """Return the first token with this label; raises NotFoundError with the nearest labels."""

@@ -112,7 +112,7 @@ def load(path: "str | PathLike[str]", *, check: bool = True) -> AttentionMaps:
         raise _refused(source, str(problem).split(". ")[0]) from problem
     except Exception as problem:  # from outside anything may come: a broken file has one error, whatever it broke
         first = str(problem).strip().splitlines()[:1] or [""]
-        raise _refused(source, f"{type(problem).__name__}: {first[0][:200]}") from problem
+        raise _refused(source, f"it is damaged ({type(problem).__name__}: {first[0][:200]})") from problem
 
 
 def _read(path: Path, *, check: bool) -> AttentionMaps:

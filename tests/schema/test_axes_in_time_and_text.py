@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from mmattn.errors import InputError, NotFoundError, PlaceError
-from mmattn.schema.axes import SpectrogramGrid, Timeline, Tokens, TubeletGrid
+from mmattn.schema.axes import Nodes, Positions, Slots, SpectrogramGrid, Timeline, Tokens, TubeletGrid
 
 
 def test_tokens_in_the_padding_are_pad_and_the_last_one_ends_with_the_audio():
@@ -135,3 +135,62 @@ def test_a_text_of_ten_thousand_pieces_is_built_in_a_moment():
     spans = [(5 * i, 5 * i + 4) for i in range(10_000)]
     axis = Tokens.of(text, pieces=["word"] * 10_000, spans=spans)
     assert len(axis.words()) == 10_000
+
+
+def test_a_moment_that_no_frame_was_sampled_for_was_not_seen():
+    axis = TubeletGrid.plain(
+        rows=2,
+        cols=2,
+        patch_px=(8, 8),
+        size_px=(64, 48),
+        frames=[25, 50],
+        times_s=[1.0, 2.0],
+        depth=1,
+        order="t h w",
+        frame_s=0.04,
+    )
+    assert axis.token_at((40.0, 10.0, 2.03)) == 5
+    assert axis.tokens_in((0, 0, 64, 24, 1.0, 2.0)).tolist() == [0, 1]
+    assert axis.seen_box() == (0.0, 0.0, 64.0, 48.0)
+    for point in ((40.0, 10.0, 2.04), (40.0, 10.0, 0.9), (64.0, 10.0, 1.5)):
+        with pytest.raises(PlaceError, match=r"did not see .* from 1 to 2.04 s"):
+            axis.token_at(point)
+
+
+def test_frames_that_fill_no_tubelet_are_refused():
+    with pytest.raises(InputError, match="3 frames do not make tubelets of 2"):
+        TubeletGrid.plain(
+            rows=1,
+            cols=1,
+            patch_px=(8, 8),
+            size_px=(8, 8),
+            frames=[0, 1, 2],
+            times_s=[0.0, 1.0, 2.0],
+            depth=2,
+            order="t h w",
+        )
+
+
+def test_a_frequency_above_the_band_was_not_heard():
+    axis = SpectrogramGrid.plain(
+        edges_s=[0.0, 1.0, 2.0, 3.0], edges_hz=[0.0, 100.0, 400.0], order="time", sound_s=1.5, special=("cls",)
+    )
+    assert axis.special() == {"cls": [0], "pad": [5, 6]}
+    assert axis.seen_box() == (0.0, 2.0, 0.0, 400.0)
+    for point in ((1.0, 400.0), (2.5, 50.0)):
+        with pytest.raises(PlaceError, match=r"did not hear .* It heard 0 to 400 Hz, from 0 to 2 s"):
+            axis.token_at(point)
+
+
+def test_numbered_tokens_outside_the_range_are_refused():
+    for axis in (Positions.count(3), Slots.count(3), Nodes.count(3)):
+        assert axis.tokens_in((1, 9)).tolist() == [1, 2]
+        with pytest.raises(PlaceError):
+            axis.tokens_in((5, 9))
+
+
+def test_two_tokens_of_one_node_are_refused():
+    with pytest.raises(InputError, match="Each node has its own id"):
+        Nodes(roles=("content", "content"), ids=np.array([4, 4]))
+    with pytest.raises(InputError, match="2 labels do not fit 3 nodes"):
+        Nodes.count(3, labels=("a", "b"))
