@@ -136,7 +136,10 @@ def _from_pil(image: Image.Image, *, name: str, what: str) -> Photo:
         ) from None
     if orientation in _UPRIGHT:
         rgb = rgb.transpose(_UPRIGHT[orientation])
-    frames = getattr(image, "n_frames", 1) if getattr(image, "is_animated", False) else 1
+    animated = (
+        getattr(image, "is_animated", False) and image.format != "MPO"
+    )  # a phone's photo with its depth or preview
+    frames = getattr(image, "n_frames", 1) if animated else 1
     note = f", first of {frames} frames" if frames > 1 else ""
     return Photo(pixels=np.array(rgb, dtype=np.uint8), name=name + note)
 

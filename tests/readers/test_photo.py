@@ -127,6 +127,13 @@ def test_animation_gives_its_first_frame_and_says_so():
         assert int(np.abs(photo.pixels.astype(int) - 10).max()) <= 1
 
 
+def test_second_picture_in_a_phones_file_makes_no_animation():
+    first = Image.fromarray(scene())
+    data = encoded(first, "MPO", save_all=True, append_images=[first])
+    photo = read_photo(data, name="phone.jpg")
+    assert (photo.name, photo.size_px) == ("phone.jpg", (40, 30))
+
+
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
 def test_array_of_floats_is_rounded_to_bytes(dtype):
     assert np.array_equal(read_photo((scene() / 255).astype(dtype)).pixels, scene())
