@@ -58,7 +58,7 @@ def main() -> Path:
         media=photo,
         source=recording.maps.source,
     )
-    return mmattn.overlay(seen).save(options.out / "capture_any_module.png")
+    return mmattn.overlay(seen).save(options.picture("capture_any_module"))
 
 
 if __name__ == "__main__":

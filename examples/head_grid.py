@@ -14,7 +14,7 @@ def main() -> Path:
     """Draw what the class token looked at in each head of each layer."""
     options = read_options(photo="astronaut")
     maps = mmattn.attend(options.model, image=options.photo)
-    return mmattn.head_grid(maps).save(options.out / "head_grid.png")
+    return mmattn.head_grid(maps).save(options.picture("head_grid"))
 
 
 if __name__ == "__main__":

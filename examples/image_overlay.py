@@ -18,7 +18,7 @@ def main() -> Path:
     print(seen)  # where the peak is, in pixels of the photo
 
     drawing = mmattn.side_by_side([maps.media[0], mmattn.overlay(seen)], titles=["photo", "what the model looked at"])
-    return drawing.save(options.out / "image_overlay.png")
+    return drawing.save(options.picture("image_overlay"))
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ def main() -> Path:
         moved = features_moved(maps, layer=last.name, head=head)
         drawings.append(mmattn.overlay(mmattn.look(maps, head=head), caption=""))
         titles.append(f"head {head}: output moves {moved:.0%}")
-    return mmattn.side_by_side(drawings, titles=titles, cols=3).save(options.out / "intervene_heads.png")
+    return mmattn.side_by_side(drawings, titles=titles, cols=3).save(options.picture("intervene_heads"))
 
 
 def features_moved(maps: mmattn.AttentionMaps, *, layer: str, head: int) -> float:

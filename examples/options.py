@@ -14,6 +14,11 @@ class Options:
     out: Path
     model: str
     photo: Path
+    suffix: str
+
+    def picture(self, name: str) -> Path:
+        """Return where a picture goes."""
+        return self.out / f"{name}.{self.suffix}"
 
 
 def read_options(*, photo: str) -> Options:
@@ -22,5 +27,6 @@ def read_options(*, photo: str) -> Options:
     parser.add_argument("--out", type=Path, default=Path("pictures"), help="folder for the picture")
     parser.add_argument("--model", default="mmattn:dinov2-small", help="as for `mmattn image`")
     parser.add_argument("--photo", type=Path, default=photo_path(photo), help="another picture")
+    parser.add_argument("--format", default="png", choices=("png", "jpg", "webp", "svg", "pdf", "html"))
     given = parser.parse_args()
-    return Options(out=given.out, model=given.model, photo=given.photo)
+    return Options(out=given.out, model=given.model, photo=given.photo, suffix=given.format)

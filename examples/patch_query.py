@@ -19,7 +19,7 @@ def main() -> Path:
     options = read_options(photo="dogs")
     maps = mmattn.attend(options.model, image=options.photo)
     drawings = [mmattn.overlay(mmattn.look(maps, query=query)) for query in ("cls", POINT, BOX)]
-    return mmattn.side_by_side(drawings).save(options.out / "patch_query.png")
+    return mmattn.side_by_side(drawings).save(options.picture("patch_query"))
 
 
 if __name__ == "__main__":

