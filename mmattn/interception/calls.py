@@ -64,6 +64,10 @@ class Call:
     value_dim: int | None = None
     error: float | None = None
 
+    def but(self, **changes: Any) -> "Call":
+        """Return the call with some fields changed: `dataclasses.replace`, in half the time."""
+        return Call(**{**vars(self), **changes})
+
     def __repr__(self) -> str:
         given = {name: getattr(self, name) for name in ("q", "k", "weights", "mask")}
         shapes = ", ".join(f"{name} {list(tensor.shape)}" for name, tensor in given.items() if tensor is not None)

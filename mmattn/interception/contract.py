@@ -17,7 +17,7 @@ from mmattn.interception.calls import Call
 from mmattn.interception.follow import Trail, known_in, remember, table, trail_of, without_dropout
 from mmattn.interception.mode import AttentionMode, Handler, Sight
 from mmattn.interception.owner import is_owned_by_attention
-from mmattn.interception.selfcheck import relative_error, row_numbers
+from mmattn.interception.selfcheck import relative_error, rows_of
 
 _REVERSED = set(forms("__rmatmul__"))
 _ADDING = set(forms("baddbmm addmm"))
@@ -167,10 +167,9 @@ def _attend(mode: AttentionMode, asked: Asked, product: _Product) -> Any:
     def check(kept: Call, out: Any) -> Tensor | None:
         if kept.weights is None or product.out_query is None or asked.func in _ADDING or out.is_meta or not out.numel():
             return None
-        rows = row_numbers(kept.weights.shape[-2], out.device)
-        few = product.written(kept.weights.index_select(-2, rows))
+        few = product.written(rows_of(kept.weights))
         again = asked.run_with({id(used): few, id(product.value): product.value.detach()})
-        return relative_error(again, out.detach().index_select(product.out_query, rows))
+        return relative_error(again, rows_of(out.detach(), product.out_query))
 
     draft = Call(
         module="",

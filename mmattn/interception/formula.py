@@ -31,8 +31,8 @@ def attention_weights(
     tensor([[[1.0000, 0.0000],
              [0.5000, 0.5000]]])
     """
-    rows = torch.arange(q.shape[-2], device=q.device)
-    return weight_rows(q, k, rows=rows, mask=mask, causal=causal, scale=scale, softcap=softcap).to(q.dtype)
+    rows = torch.arange(q.shape[-2], device=q.device) if causal else None
+    return weight_rows(q, k, rows=rows, mask=mask, scale=scale, softcap=softcap).to(q.dtype)
 
 
 def weights_of(call: Call) -> Tensor:
@@ -48,19 +48,18 @@ def weight_rows(
     q: Tensor,
     k: Tensor,
     *,
-    rows: Tensor,
+    rows: Tensor | None,
     mask: Tensor | None,
-    causal: bool,
     scale: float | None,
     softcap: float | None,
 ) -> Tensor:
-    """Return the weights of some queries; `q` and `mask` hold those rows alone, `rows` are their numbers."""
+    """Return the weights of some queries: `q` and `mask` hold those alone, `rows` their numbers where causal."""
     wide = torch.promote_types(q.dtype, torch.float32)
     factor = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
     scores = (q.to(wide) * factor) @ repeat_heads(k, like=q).to(wide).transpose(-2, -1)
     if softcap is not None:
         scores = softcap * torch.tanh(scores / softcap)
-    if causal:
+    if rows is not None:
         keys = torch.arange(k.shape[-2], device=q.device)
         scores = scores.masked_fill(keys > rows[:, None], -math.inf)
     if mask is None:

@@ -6,8 +6,7 @@ that the kernel or the softmax inside it is seen.
 """
 
 import math
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -21,8 +20,7 @@ from mmattn.interception.mode import AttentionMode, Handler, Sight
 from mmattn.interception.selfcheck import fused_error
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class _Arguments:
+class _Arguments(NamedTuple):
     """What scaled_dot_product_attention was called with."""
 
     query: Tensor
@@ -35,12 +33,9 @@ class _Arguments:
     enable_gqa: bool = False
 
 
-_NAMES = tuple(_Arguments.__dataclass_fields__)
-
-
 def on_sdpa(mode: AttentionMode, asked: Asked) -> Any:
     """See one fused attention."""
-    given = _Arguments(**dict(zip(_NAMES, asked.args, strict=False)), **asked.kwargs)
+    given = _Arguments(*asked.args, **asked.kwargs)
     if given.query.is_nested:
         return _on_jagged(mode, given, asked)
     call = _call(given)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from mmattn.errors import NotFoundError, nearest
 from mmattn.interception.calls import Call, Tap
 from mmattn.interception.mode import checked_edit, detached
-from mmattn.interception.refuse import is_attention, refuse_checkpointed_edit, refuse_empty, refuse_unreadable
+from mmattn.interception.refuse import refuse_checkpointed_edit, refuse_empty, refuse_unreadable
 from mmattn.interception.watch import ModelWatcher
 
 Edit = Callable[[Tensor, Call], Tensor | None]
@@ -76,8 +76,7 @@ class _Writer(ModelWatcher):
         return any(_holds(name, path) for name in self.layers)
 
     def _attention_paths(self) -> list[str]:
-        assert self.root is not None
-        return [self.paths[id(module)] for module in self.root.modules() if is_attention(module)]
+        return [self.paths[id(module)] for module in self.attentions]
 
 
 def intervene(

@@ -19,12 +19,12 @@ def keep(tensor: Tensor) -> Tensor:
         Inside `torch.vmap`, where a tensor stands for a whole batch and cannot be kept.
     """
     plain = unwrapped(tensor).detach()
-    expanded = [dim for dim, stride in enumerate(plain.stride()) if stride == 0 and plain.shape[dim] > 1]
-    if not expanded:
+    strides = plain.stride()
+    if 0 not in strides:
         return plain.clone(memory_format=torch.contiguous_format)
     small = plain
-    for dim in expanded:
-        small = small.narrow(dim, 0, 1)
+    for dim, stride in enumerate(strides):
+        small = small if stride else small.narrow(dim, 0, min(1, small.shape[dim]))
     return small.clone(memory_format=torch.contiguous_format).expand(plain.shape)
 
 
@@ -48,6 +48,8 @@ def shares_memory(first: Tensor, second: Tensor) -> bool:
 
 def autocast_dtype(device: torch.device) -> torch.dtype | None:
     """Return the precision that autocast would cast to on a device, or None where it is off."""
+    if not torch._C._is_any_autocast_enabled():
+        return None
     kind = device.type
     if not torch.amp.is_autocast_available(kind) or not torch.is_autocast_enabled(kind):
         return None

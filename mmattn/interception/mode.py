@@ -8,7 +8,7 @@ one mode, so that every one of them sees the weights that were really used, edit
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -23,6 +23,9 @@ from mmattn.interception.owner import head_count, is_channel_width, running_modu
 from mmattn.interception.refuse import refuse_checkpointed_edit
 
 Handler = Callable[["AttentionMode", Asked], Any]
+
+Copy = Callable[[], dict[str, Any]]
+Check = Callable[[Call], Tensor | None]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -58,6 +61,7 @@ class Watcher(Protocol):
     """One capture or intervention: what the mode asks of it."""
 
     writes: bool
+    paths: dict[int, str]
 
     def path_of(self, modules: list[nn.Module]) -> str | None:
         """Return the owner's path under this watcher's model, or None for a stranger's call."""
@@ -79,8 +83,8 @@ class Watcher(Protocol):
         """Return other weights, or None."""
         ...
 
-    def record(self, call: Call, copy: Callable[[], Call], check: Callable[[Call], Tensor | None]) -> None:
-        """Keep a call; `call` holds the model's tensors, `copy` makes one that owns its own."""
+    def record(self, draft: Call, path: str, copy: Copy, check: Check) -> None:
+        """Keep a call; `draft` holds the model's tensors, `copy` returns copies of them by name."""
         ...
 
 
@@ -105,7 +109,7 @@ class AttentionMode(TorchFunctionMode):
 
     def attend(self, sight: Sight) -> Any:
         """Run one attention: edit, run, record. Nothing is seen of a backward pass' recomputation."""
-        modules = running_modules()
+        modules = running_modules([watcher.paths for watcher in self.watchers])
         seen = [(watcher, path) for watcher in self.watchers if (path := watcher.path_of(modules)) is not None]
         if not seen or torch._C._current_graph_task_id() != -1:
             return sight.run()
@@ -114,7 +118,7 @@ class AttentionMode(TorchFunctionMode):
         edited = _edited(sight, draft, seen)
         out = sight.run() if edited is None else sight.rerun(edited)
         if edited is not None:
-            draft = replace(draft, q=None, k=None, mask=None, causal=False, softcap=None, weights=edited)
+            draft = draft.but(q=None, k=None, mask=None, causal=False, softcap=None, weights=edited)
         _record(sight, draft, out, seen)
         return out
 
@@ -144,12 +148,12 @@ def current_mode() -> AttentionMode | None:
 
 def detached(call: Call) -> Call:
     """Return the call with its tensors detached, not copied."""
-    return _with_tensors(call, lambda tensor: unwrapped(tensor).detach())
+    return call.but(**_changed(call, lambda tensor: unwrapped(tensor).detach()))
 
 
-def owned(call: Call) -> Call:
-    """Return the call with its tensors copied into memory of their own."""
-    return _with_tensors(call, keep)
+def copies(call: Call) -> dict[str, Any]:
+    """Return copies of the call's tensors, in memory of their own, by name."""
+    return _changed(call, keep)
 
 
 def checked_edit(result: Tensor | None, *, like: Tensor, path: str) -> Tensor | None:
@@ -169,11 +173,9 @@ def checked_edit(result: Tensor | None, *, like: Tensor, path: str) -> Tensor | 
     )
 
 
-def _with_tensors(call: Call, change: Callable[[Tensor], Tensor]) -> Call:
-    def changed(tensor: Tensor | None) -> Tensor | None:
-        return None if tensor is None else change(tensor)
-
-    return replace(call, q=changed(call.q), k=changed(call.k), weights=changed(call.weights), mask=changed(call.mask))
+def _changed(call: Call, change: Callable[[Tensor], Tensor]) -> dict[str, Any]:
+    given = {"q": call.q, "k": call.k, "weights": call.weights, "mask": call.mask}
+    return {name: change(tensor) for name, tensor in given.items() if tensor is not None}
 
 
 def _with_owner(draft: Call, value_dim: int, modules: list[nn.Module]) -> Call:
@@ -187,7 +189,9 @@ def _with_owner(draft: Call, value_dim: int, modules: list[nn.Module]) -> Call:
     is_channel = given.shape[-2] == keys and is_channel_width(
         modules, keys=width, values=width // max(keys, 1) * value_dim
     )
-    return replace(draft, head_count=heads, kind="channel") if is_channel else replace(draft, head_count=heads)
+    if heads is None and not is_channel:
+        return draft
+    return draft.but(head_count=heads, kind="channel" if is_channel else "token")
 
 
 def _edited(sight: Sight, draft: Call, seen: list[tuple[Watcher, str]]) -> Tensor | None:
@@ -209,12 +213,12 @@ def _edited(sight: Sight, draft: Call, seen: list[tuple[Watcher, str]]) -> Tenso
 
 
 def _record(sight: Sight, draft: Call, out: Any, seen: list[tuple[Watcher, str]]) -> None:
-    copies: list[Call] = []
+    kept: list[dict[str, Any]] = []
 
-    def copy() -> Call:
-        if not copies:
-            copies.append(owned(draft))
-        return copies[0]
+    def copy() -> dict[str, Any]:
+        if not kept:
+            kept.append(copies(draft))
+        return kept[0]
 
     def check(call: Call) -> Tensor | None:
         return None if call.dropout else sight.check(call, out)
@@ -222,4 +226,4 @@ def _record(sight: Sight, draft: Call, out: Any, seen: list[tuple[Watcher, str]]
     with torch.no_grad():
         for watcher, path in seen:
             if not watcher.writes:
-                watcher.record(watcher.number(detached(draft), path), copy, check)
+                watcher.record(draft, path, copy, check)

@@ -6,10 +6,11 @@ modules are passed over: the owner of their work is the module that holds them.
 """
 
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from types import FrameType
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 _HEAD_NAMES = ("num_heads", "n_heads", "num_attention_heads", "nhead", "n_head", "heads", "head_count")
@@ -18,29 +19,58 @@ _WIDTH_NAMES = ("in_features", "out_features", "in_channels", "out_channels", "e
 _CHECKPOINT = "torch.utils.checkpoint"
 
 
-def module_paths(model: nn.Module) -> dict[int, str]:
-    """Return the path of every module under `model` by identity, compiled wrappers left out of it."""
+def module_paths(model: nn.Module) -> tuple[dict[int, str], list[nn.Module]]:
+    """Return the path of every module under `model` by identity, and the attention modules among them.
+
+    A compiled module's wrapper adds nothing to a path.
+    """
     paths: dict[int, str] = {}
+    attentions: list[nn.Module] = []
+    named: dict[type, bool] = {}
     waiting = [(model, "")]
     while waiting:
         module, path = waiting.pop()
         if id(module) in paths:
             continue
         paths[id(module)] = path
-        for name, child in module._modules.items():
-            if child is not None:
-                waiting.append((child, path if name == "_orig_mod" else f"{path}.{name}" if path else name))
-    return paths
+        kind = type(module)
+        if kind not in named or issubclass(kind, torch.jit.ScriptModule):
+            named[kind] = is_attention(module)
+        if named[kind]:
+            attentions.append(module)
+        inner = [(child, _joined(path, name)) for name, child in module._modules.items() if child is not None]
+        waiting += reversed(inner)
+    return paths, attentions
 
 
-def running_modules() -> list[nn.Module]:
-    """Return the modules on this thread's stack, the innermost first, without Softmax and Dropout."""
+def is_attention(module: nn.Module) -> bool:
+    """Whether a module's class is named *Attention or *Attn, or is torch's own attention."""
+    name = module.original_name if isinstance(module, torch.jit.ScriptModule) else type(module).__name__
+    return str(name).endswith(("Attention", "Attn")) or isinstance(module, nn.MultiheadAttention)
+
+
+def running_modules(known: Sequence[Mapping[int, str]] = ()) -> list[nn.Module]:
+    """Return the modules on this thread's stack, the innermost first, without Softmax and Dropout.
+
+    The walk ends early: at the second module when each of the `known` tables has one of those found.
+    """
     found: dict[int, nn.Module] = {}
     for frame in _frames():
+        if frame.f_globals.get("__package__") == __package__:
+            continue  # our own frames: reading locals costs more than this look
         module = _first_argument(frame)
-        if isinstance(module, nn.Module) and not _is_step(module):
-            found.setdefault(id(module), module)
+        if not isinstance(module, nn.Module) or id(module) in found or _is_step(module):
+            continue
+        found[id(module)] = module
+        if len(found) > 1 and known and all(any(number in table for number in found) for table in known):
+            break
     return list(found.values())
+
+
+def _joined(path: str, name: str) -> str:
+    if name == "_orig_mod":
+        return path
+    return f"{path}.{name}" if path else name
 
 
 def nearest_path(modules: list[nn.Module], paths: Mapping[int, str]) -> str | None:
@@ -98,11 +128,18 @@ def is_channel_width(modules: list[nn.Module], *, keys: int, values: int) -> boo
     """Whether keys x heads are the owner's channels while value width x heads are not.
 
     Then the tokens are channels (XCiT, EdgeNeXt). The channels are the widths of the owner's own linear
-    and convolution layers; where it has none, the width of what it was called with.
+    and convolution layers, or of those one level further down; where it has none, the width of what it
+    was called with.
     """
-    channels = next((found for module in modules[:2] if (found := _widths(module))), None)
-    if channels is None:
-        channels = _input_widths(modules[0]) if modules else set()
+    for module in modules[:2]:
+        near = [module, *(child for child in module._modules.values() if child is not None)]
+        if (told := _told_by_widths(near, keys, values)) is not None:
+            return told
+        if (
+            told := _told_by_widths([child for part in near[1:] for child in part.children()], keys, values)
+        ) is not None:
+            return told
+    channels = _input_widths(modules[0]) if modules else set()
     return keys in channels and values not in channels
 
 
@@ -112,11 +149,17 @@ def is_owned_by_attention() -> bool:
     return any("attn" in name or "attention" in name for name in names)
 
 
-def _widths(module: nn.Module) -> set[int]:
-    near = [module, *module.children()]
-    near += [child for inner in near[1:] for child in inner.children()]
-    found = (part.__dict__.get(name) for part in near for name in _WIDTH_NAMES)
-    return {width for width in found if isinstance(width, int)}
+def _told_by_widths(parts: Sequence[nn.Module], keys: int, values: int) -> bool | None:
+    """Return whether `keys` is one of the parts' widths and `values` is none; None where they have none."""
+    found: bool | None = None
+    for part in parts:
+        for name in _WIDTH_NAMES:
+            width = vars(part).get(name)
+            if width == values and isinstance(width, int):
+                return False
+            if isinstance(width, int):
+                found = bool(found) or width == keys
+    return found
 
 
 def _input_widths(module: nn.Module) -> set[int]:

@@ -3,14 +3,13 @@
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import replace
 
 from torch import Tensor, nn
 
 from mmattn.errors import GoneError
 from mmattn.interception.calls import Call, Tap
 from mmattn.interception.keep import keep, shares_memory
-from mmattn.interception.mode import detached, owned
+from mmattn.interception.mode import Check, Copy, copies, detached
 from mmattn.interception.positions import positions_maps
 from mmattn.interception.refuse import refuse_empty, refuse_unreadable
 from mmattn.interception.watch import ModelWatcher
@@ -97,20 +96,21 @@ class _Reader(ModelWatcher):
         self.reduce = reduce
         self.entries: list[tuple[Call, Tensor | None]] = []
 
-    def record(self, call: Call, copy: Callable[[], Call], check: Callable[[Call], Tensor | None]) -> None:
+    def record(self, draft: Call, path: str, copy: Copy, check: Check) -> None:
         """Keep a call, or what the reducer makes of it."""
         if self.reduce is None:
-            kept = replace(copy(), module=call.module, order=call.order, pass_index=call.pass_index)
+            kept = self.number(draft, path, **copy())
             error = check(kept)
         else:
-            error = check(call)
-            kept = _reduced(call, self.reduce(call))
+            whole = self.number(detached(draft), path)
+            error = check(whole)
+            kept = _reduced(whole, self.reduce(whole))
         self.entries.append((kept, error))
-        self.counted(call.module)
+        self.counted(path)
 
     def emit(self, call: Call) -> Tensor | None:
         """Keep a call that a tap saw."""
-        kept = owned(self.number(call, call.module))
+        kept = self.number(call, call.module, **copies(call))
         self.entries.append((kept, None))
         self.counted(call.module)
         return None
@@ -119,7 +119,7 @@ class _Reader(ModelWatcher):
         """Return the calls; pending errors become numbers, once."""
         for index, (call, error) in enumerate(self.entries):
             if error is not None:
-                self.entries[index] = (replace(call, error=float(error)), None)
+                self.entries[index] = (call.but(error=float(error)), None)
         return [call for call, _ in self.entries]
 
 
@@ -184,7 +184,7 @@ def _reduced(call: Call, result: Call | Tensor) -> Call:
     small = (
         result
         if isinstance(result, Call)
-        else replace(call, q=None, k=None, mask=None, causal=False, softcap=None, weights=result)
+        else call.but(q=None, k=None, mask=None, causal=False, softcap=None, weights=result)
     )
     given = [tensor for tensor in (call.q, call.k, call.weights, call.mask) if tensor is not None]
 
@@ -193,4 +193,4 @@ def _reduced(call: Call, result: Call | Tensor) -> Call:
             return None
         return keep(tensor) if any(shares_memory(tensor, other) for other in given) else tensor.detach()
 
-    return replace(detached(small), q=own(small.q), k=own(small.k), weights=own(small.weights), mask=own(small.mask))
+    return detached(small).but(q=own(small.q), k=own(small.k), weights=own(small.weights), mask=own(small.mask))

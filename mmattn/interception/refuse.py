@@ -6,13 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from mmattn.errors import ModelError, NoAttentionError
-from mmattn.interception.owner import checkpoint_frames
-
-
-def is_attention(module: nn.Module) -> bool:
-    """Whether a module's class is named *Attention or *Attn, or is torch's own attention."""
-    name = getattr(module, "original_name", None) or type(module).__name__
-    return name.endswith(("Attention", "Attn")) or isinstance(module, nn.MultiheadAttention)
+from mmattn.interception.owner import checkpoint_frames, is_attention
 
 
 def refuse_unreadable(model: Any) -> None:
@@ -31,9 +25,8 @@ def refuse_unreadable(model: Any) -> None:
             "The module is what paths are relative to. Pass the module that the function belongs to, or wrap the "
             "function in one."
         )
-    for path, module in model.named_modules():
-        scripted = isinstance(module, torch.jit.ScriptModule)
-        if scripted and (module is model or is_attention(module) or any(map(is_attention, module.modules()))):
+    for path, module in _scripted(model):
+        if module is model or any(map(is_attention, module.modules())):
             kind = "traced" if "Traced" in type(module).__name__ else "scripted"
             name = getattr(module, "original_name", type(module).__name__)
             raise NoAttentionError(
@@ -96,7 +89,7 @@ def refuse_empty(model: nn.Module, *, passes: int, ran: tuple[str, ...], elsewhe
             "or attention without a softmax cannot be read. Switch the model to torch's scaled_dot_product_attention "
             '(transformers: attn_implementation="sdpa"), or pass a tap that emits its weights.'
         )
-    scripted = [path for path, module in model.named_modules() if isinstance(module, torch.jit.ScriptModule)]
+    scripted = [path for path, _ in _scripted(model)]
     if scripted:
         raise NoAttentionError(
             f"No attention was seen in {name}; {', '.join(scripted[:5])} is TorchScript, which runs outside Python. "
@@ -113,3 +106,16 @@ def refuse_empty(model: nn.Module, *, passes: int, ran: tuple[str, ...], elsewhe
         "If this one has attention in a custom kernel, switch it to torch's scaled_dot_product_attention, or pass a "
         "tap that emits its weights."
     )
+
+
+def _scripted(model: nn.Module) -> list[tuple[str, nn.Module]]:
+    """Return the TorchScript modules; a model that has none is told by its classes alone."""
+    kinds: set[type] = set()
+    waiting = [model]
+    while waiting:
+        module = waiting.pop()
+        kinds.add(type(module))
+        waiting += [child for child in module._modules.values() if child is not None]
+    if not any(issubclass(kind, torch.jit.ScriptModule) for kind in kinds):
+        return []
+    return [(path, module) for path, module in model.named_modules() if isinstance(module, torch.jit.ScriptModule)]

@@ -1,17 +1,17 @@
 """The self-check: a few rows of A V, from what was kept, against what the call really returned."""
 
-from functools import lru_cache
+import math
 
 import torch
 from torch import Tensor
 
 from mmattn.interception.calls import Call
-from mmattn.interception.formula import repeat_heads, weight_rows
+from mmattn.interception.formula import weight_rows
 from mmattn.interception.keep import autocast_dtype, unwrapped
 
 
 def fused_error(call: Call, value: Tensor, out: Tensor) -> Tensor | None:
-    """Return the relative error over two rows of one sample; None where nothing can be compared."""
+    """Return the relative error over two rows of one head; None where nothing can be compared."""
     out, value = unwrapped(out).detach(), unwrapped(value).detach()
     if out.is_meta or out.is_nested or out.numel() == 0:
         return None
@@ -24,44 +24,60 @@ def fused_error(call: Call, value: Tensor, out: Tensor) -> Tensor | None:
 def relative_error(recomputed: Tensor, real: Tensor) -> Tensor:
     """Return the largest difference as a share of the largest real value."""
     real = real.to(recomputed.dtype)
-    return (recomputed - real).abs().amax() / real.abs().amax().clamp_min(torch.finfo(real.dtype).tiny)
+    largest = torch.linalg.vector_norm(real, math.inf)
+    share: Tensor = torch.dist(recomputed, real, math.inf) / largest.clamp_min_(torch.finfo(real.dtype).tiny)
+    return share
 
 
-def row_numbers(count: int, device: torch.device) -> Tensor:
-    """Return the queries that are checked: one from the first half, and the last."""
-    return _rows(count, str(device))
+def rows_of(tensor: Tensor, dim: int = -2) -> Tensor:
+    """Return the rows that are checked, as a view: one from the first half, and the last."""
+    at = [slice(None)] * tensor.dim()
+    at[dim] = _rows(tensor.shape[dim])
+    return tensor[tuple(at)]
 
 
 def _fused_error(call: Call, value: Tensor, out: Tensor) -> Tensor:
-    rows = row_numbers(out.shape[-2], out.device)
-    sample = call.order
+    """Compare one head of one sample, another one in each call."""
+    queries, entry, number = out.shape[-2], [], call.order
+    for size in reversed(out.shape[:-2]):
+        entry.append(number % size)
+        number //= 2
+    entry.reverse()
     if call.weights is not None:
-        weights = _one_sample(call.weights, sample).index_select(-2, rows)
+        weights = _matrix(call.weights, entry, out.shape, few=True)
         weights = weights.to(torch.promote_types(weights.dtype, torch.float32))
     else:
         assert call.q is not None
         assert call.k is not None
-        mask = None if call.mask is None else _one_sample(call.mask, sample)
         weights = weight_rows(
-            _one_sample(call.q, sample).index_select(-2, rows),
-            _one_sample(call.k, sample),
-            rows=rows,
-            mask=mask if mask is None or mask.shape[-2] == 1 else mask.index_select(-2, rows),
-            causal=call.causal,
+            _matrix(call.q, entry, out.shape, few=True),
+            _matrix(call.k, entry, out.shape),
+            rows=torch.arange(queries, device=out.device)[_rows(queries)] if call.causal else None,
+            mask=None if call.mask is None else _matrix(call.mask, entry, out.shape, few=True),
             scale=call.scale,
             softcap=call.softcap,
         )
-    values = repeat_heads(_one_sample(value, sample), like=weights).to(weights.dtype)
-    return relative_error(weights @ values, _one_sample(out, sample).index_select(-2, rows))
+    values = _matrix(value, entry, out.shape).to(weights.dtype)
+    return relative_error(weights @ values, _matrix(out, entry, out.shape, few=True))
 
 
-def _one_sample(tensor: Tensor, number: int) -> Tensor:
-    """Index the leading dimensions away down to `[head, row, column]`; a lone entry serves all samples."""
-    while tensor.dim() > 3:
-        tensor = tensor[number % tensor.shape[0]]
-    return tensor
+def _matrix(tensor: Tensor, entry: list[int], shape: torch.Size, *, few: bool = False) -> Tensor:
+    """Return the `[row, column]` matrix of one entry; what is broadcast or grouped serves several entries.
+
+    One `as_strided` in place of four torch calls: the self-check runs in every call.
+    """
+    sizes, strides, offset = tensor.shape, tensor.stride(), tensor.storage_offset()
+    own = len(sizes) - 2
+    for size, stride, number, most in zip(sizes, strides, entry[len(entry) - own :], shape[-2 - own :], strict=False):
+        offset += stride * (number * size // most)
+    rows, step = sizes[-2], strides[-2]
+    if few and rows > 1:
+        chosen = _rows(rows)
+        offset += step * chosen.start
+        rows, step = len(range(*chosen.indices(rows))), step * chosen.step
+    return tensor.as_strided((rows, sizes[-1]), (step, strides[-1]), offset)
 
 
-@lru_cache(maxsize=64)
-def _rows(count: int, device: str) -> Tensor:
-    return torch.tensor([count // 3, count - 1], device=device)
+def _rows(count: int) -> slice:
+    first = (count - 1) // 3
+    return slice(first, None, max(count - 1 - first, 1))

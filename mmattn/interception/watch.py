@@ -6,9 +6,8 @@ called with, and counting pre-hooks on modules named *Attention or *Attn; all ar
 
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -20,9 +19,9 @@ from mmattn.interception.contract import CONTRACTIONS
 from mmattn.interception.flex import flex_handlers
 from mmattn.interception.follow import FOLLOWED, SOFTMAXES
 from mmattn.interception.fused import FUSED
-from mmattn.interception.mode import current_mode, watching
+from mmattn.interception.mode import Check, Copy, current_mode, watching
 from mmattn.interception.owner import is_running, module_paths, nearest_path
-from mmattn.interception.refuse import is_attention, refuse_nested
+from mmattn.interception.refuse import refuse_nested
 
 HANDLERS = {**FUSED, **SOFTMAXES, **flex_handlers()}
 FOLLOWERS = {**FOLLOWED, **CONTRACTIONS}
@@ -41,7 +40,7 @@ class ModelWatcher:
 
     def __init__(self, model: nn.Module) -> None:
         self.root: nn.Module | None = model
-        self.paths = module_paths(model)
+        self.paths, self.attentions = module_paths(model)
         self.passes = 0
         self.inputs: list[tuple[Tensor, ...]] = []
         self.ran: dict[str, None] = {}
@@ -54,9 +53,9 @@ class ModelWatcher:
         """Return the owner's path under the root."""
         return nearest_path(modules, self.paths)
 
-    def number(self, call: Call, path: str) -> Call:
-        """Return the call with its module, order and pass."""
-        return replace(call, module=path, order=self.order, pass_index=max(self.passes - 1, 0))
+    def number(self, call: Call, path: str, **tensors: Any) -> Call:
+        """Return the call with its module, order and pass, and with these tensors."""
+        return call.but(module=path, order=self.order, pass_index=max(self.passes - 1, 0), **tensors)
 
     def counted(self, path: str) -> None:
         """Note that a call was dealt with."""
@@ -71,7 +70,7 @@ class ModelWatcher:
         """Return other weights, or None."""
         return None
 
-    def record(self, call: Call, copy: Callable[[], Call], check: Callable[[Call], Tensor | None]) -> None:
+    def record(self, draft: Call, path: str, copy: Copy, check: Check) -> None:
         """Keep a call: a writer keeps none."""
 
     @contextmanager
@@ -82,9 +81,8 @@ class ModelWatcher:
         try:
             root = getattr(self.root, "_orig_mod", self.root)
             handles.append(root.register_forward_pre_hook(self._on_root, with_kwargs=True))
-            for module in self.root.modules():
-                if is_attention(module):
-                    handles.append(module.register_forward_pre_hook(self._on_attention, with_kwargs=True))
+            for module in self.attentions:
+                handles.append(module.register_forward_pre_hook(self._on_attention, with_kwargs=True))
             with ExitStack() as stack:
                 stack.enter_context(eager())
                 stack.enter_context(watching(self, HANDLERS, FOLLOWERS))
