@@ -101,6 +101,8 @@ def _same(one: object, other: object) -> bool:
     if isinstance(one, np.ndarray) and isinstance(other, np.ndarray):
         floating = one.dtype.kind == "f" and other.dtype.kind == "f"
         return bool(np.array_equal(one, other, equal_nan=floating))
+    if isinstance(one, np.ndarray) or isinstance(other, np.ndarray):  # an optional array that only one has
+        return False
     if isinstance(one, tuple) and isinstance(other, tuple):
         return len(one) == len(other) and (one == other if _plain(one) else all(map(_same, one, other)))
     return bool(one == other)

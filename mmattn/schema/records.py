@@ -86,6 +86,8 @@ class Writer:
         return self._axis_number[axis]
 
     def _tensor(self, value: Tensor | np.ndarray, path: str) -> str:
+        if isinstance(value, np.ndarray):  # torch takes neither read-only nor mirrored arrays
+            value = np.require(value, requirements=["C", "W"])
         tensor = torch.as_tensor(value).detach()
         key = (tensor.data_ptr(), tuple(tensor.shape), tensor.stride(), tensor.dtype, tensor.device)
         if key not in self._name_of:

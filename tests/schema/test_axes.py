@@ -13,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from axis_strategies import AXES, PLACED, nodes, patch_grids, tubelet_grids
 
 from mmattn.errors import InputError, NotFoundError, PlaceError
-from mmattn.schema.axes import Axis, Joined, PatchGrid, Tokens
+from mmattn.schema.axes import Axis, Joined, Nodes, PatchGrid, Tokens
 
 # beartype looks at a random item of a list; hypothesis would rather we did not.
 pytestmark = pytest.mark.filterwarnings("ignore:Do not use the `random` module inside strategies")
@@ -231,3 +231,10 @@ def test_a_joined_axis_whose_parts_claim_one_token_is_refused():
     text = Tokens.of("a b", pieces=["a", "b"], spans=[(0, 1), (2, 3)])
     with pytest.raises(InputError, match="at most one token"):
         Joined.of({"one": text, "two": text}, tokens=[[0, 1], [1, 2]])
+
+
+def test_nodes_with_positions_do_not_equal_nodes_without():
+    bare, laid = Nodes.count(2), Nodes.count(2, positions=np.zeros((2, 2)))
+    assert bare != laid
+    assert laid != bare
+    assert laid == Nodes.count(2, positions=np.zeros((2, 2)))

@@ -8,7 +8,7 @@ import stat
 import struct
 import sys
 import tracemalloc
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -508,3 +508,13 @@ def test_texts_with_bytes_and_words_come_back(tmp_path):
     layer = AttentionLayer(name="a", query=(axis,), key=(axis,), heads=1, storage=edges)
     AttentionMaps(layers=(layer,), media=(Words(text="hi 🎉"),)).save(tmp_path / "a")
     assert [w.text for w in load(tmp_path / "a").layers[0].key_axis.words()] == ["hi", "🎉"]
+
+
+def test_a_read_only_or_mirrored_picture_is_saved_without_a_warning(tmp_path, recwarn):
+    pixels = np.arange(24, dtype=np.uint8).reshape(2, 4, 3)
+    fixed = pixels.copy()
+    fixed.setflags(write=False)
+    for picture in (fixed, pixels[:, ::-1]):
+        save(replace(vit(), media=(Photo(pixels=picture),)), tmp_path / "a")
+        assert np.array_equal(load(tmp_path / "a").media[0].pixels, picture)
+    assert not [w for w in recwarn if "writable" in str(w.message)]
