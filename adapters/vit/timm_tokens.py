@@ -6,6 +6,7 @@ patches an input of some size gives (`patch_embed.dynamic_feat_size`), and what 
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from torch import nn
@@ -47,15 +48,20 @@ class Layout:
     refine: str = ""
 
     def axis(self, geometry: Geometry, *, with_special: bool = True) -> PatchGrid:
-        """Return the axis for a picture that came to the model by `geometry`."""
-        return PatchGrid.plain(
-            rows=self.rows,
-            cols=self.cols,
-            patch_px=self.patch_px,
-            size_px=geometry.size_px,
-            to_input=geometry.to_input,
-            special=self.special if with_special else (),
-        )
+        """Return the axis for a picture that came to the model by `geometry`: one object for all layers."""
+        return _axis(self, geometry, with_special)
+
+
+@lru_cache(maxsize=64)
+def _axis(layout: Layout, geometry: Geometry, with_special: bool) -> PatchGrid:
+    return PatchGrid.plain(
+        rows=layout.rows,
+        cols=layout.cols,
+        patch_px=layout.patch_px,
+        size_px=geometry.size_px,
+        to_input=geometry.to_input,
+        special=layout.special if with_special else (),
+    )
 
 
 def layout_of(model: nn.Module, *, size_px: Size) -> Layout:

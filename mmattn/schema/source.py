@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 
 
@@ -39,10 +40,13 @@ def versions_of(*packages: str) -> dict[str, str]:
     >>> sorted(versions_of("torch", "no-such-package"))
     ['torch']
     """
-    found = {}
-    for package in packages:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:  # run from a checkout, or a library without a distribution of its name
-            continue
-    return found
+    found = {package: _version(package) for package in packages}
+    return {package: known for package, known in found.items() if known is not None}
+
+
+@lru_cache(maxsize=64)  # reading metadata takes a millisecond, and an imported library keeps its version
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:  # run from a checkout, or a library without a distribution of its name
+        return None
