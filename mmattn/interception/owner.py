@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 _HEAD_NAMES = ("num_heads", "n_heads", "num_attention_heads", "nhead", "n_head", "heads", "head_count")
 _HEAD_WIDTH_NAMES = ("head_dim", "d_head", "dim_head", "attention_head_size")
+_MODEL_WIDTH_NAMES = ("embed_dim", "hidden_size", "d_model", "dim")
 _WIDTH_NAMES = ("in_features", "out_features", "in_channels", "out_channels", "embed_dim")
 _CHECKPOINT = "torch.utils.checkpoint"
 
@@ -118,7 +119,8 @@ def head_count(modules: list[nn.Module], *, folded: Tensor, width: int | None = 
         said = next(
             (value for value in (getattr(module, name, None) for name in _HEAD_WIDTH_NAMES) if _is_count(value)), None
         )
-        if folded.shape[0] % heads or (said is not None and width is not None and said != width):
+        whole = heads > 1 and any(getattr(module, name, None) == width for name in _MODEL_WIDTH_NAMES)
+        if folded.shape[0] % heads or whole or (said is not None and width is not None and said != width):
             return None
         return int(heads)
     return None

@@ -103,8 +103,8 @@ def refuse_empty(model: nn.Module, *, passes: int, ran: tuple[str, ...], elsewhe
     raise NoAttentionError(
         f"No attention was seen in {name}: it ran {passes} time{'s' if passes > 1 else ''} and no softmax was "
         "multiplied with a value. A model with attention is needed; convolutional networks such as ResNet have none. "
-        "If this one has attention in a custom kernel, switch it to torch's scaled_dot_product_attention, or pass a "
-        "tap that emits its weights."
+        "If this one has attention in a custom kernel or in a thread of its own, switch it to torch's "
+        "scaled_dot_product_attention in the thread that calls it, or pass a tap that emits its weights."
     )
 
 

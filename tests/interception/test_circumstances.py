@@ -298,7 +298,11 @@ def test_a_decorated_forward_is_owned_by_its_module() -> None:
     model, x = Model(), draw(1, 4, 16)
     attention = model.blocks[1]
     plain = attention.forward
-    attention.forward = lambda *args: plain(*args)
+
+    def traced(*args: Tensor) -> Tensor:
+        return plain(*args) + 0
+
+    attention.forward = traced
     with capture(model) as recording:
         model(x)
     assert_true(recording, model, x)
@@ -323,10 +327,35 @@ def test_meta_device_has_no_numbers_to_check() -> None:
     assert recording.calls[0].q.shape == (2, 2, 5, 8)
 
 
+def in_a_thread(work, *given: Tensor) -> None:
+    other = threading.Thread(target=work, args=given, name="worker")
+    other.start()
+    other.join()
+
+
 def test_capture_of_a_thread_started_inside_is_refused() -> None:
     model = Model()
-    with pytest.raises(errors.NoAttentionError, match=r"another thread \(worker\).*Open the capture inside"):  # noqa: SIM117
-        with capture(model):
-            other = threading.Thread(target=model, args=(draw(1, 3, 16),), name="worker")
-            other.start()
-            other.join()
+    with (
+        pytest.raises(errors.NoAttentionError, match=r"another thread \(worker\).*Open the capture inside"),
+        capture(model),
+    ):
+        in_a_thread(model, draw(1, 3, 16))
+
+
+def test_attention_that_only_ran_in_another_thread_is_listed() -> None:
+    class Forking(Model):
+        def forward(self, x: Tensor) -> Tensor:
+            in_a_thread(self.blocks[1], x)
+            return self.blocks[0](x)
+
+    model = Forking()
+    with capture(model) as recording:
+        model(draw(1, 3, 16))
+    assert [call.module for call in recording.calls] == ["blocks.0"]
+    assert recording.unseen == ("blocks.1",)
+
+
+def test_a_stranger_beside_the_model_is_no_call_of_it() -> None:
+    model, other = Model(), Model()
+    with pytest.raises(errors.NoAttentionError, match="was not called inside"), capture(model):
+        other(draw(1, 3, 16))

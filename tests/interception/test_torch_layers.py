@@ -267,3 +267,16 @@ def test_exported_program_is_seen_through_the_aten_kernel() -> None:
         exported(x)
         _, expected = layer(x, x, x, average_attn_weights=False)
     torch.testing.assert_close(weights_of(recording.calls[0]), expected, atol=1e-5, rtol=0)
+
+
+def test_one_headed_calls_of_a_batch_are_not_taken_for_heads() -> None:
+    class Single(nn.Module):
+        num_heads, embed_dim = 4, 16
+
+        def forward(self, x: Tensor) -> Tensor:
+            return F.scaled_dot_product_attention(x, x, x)
+
+    with capture(Single()) as recording:
+        recording.model(draw(4, 5, 16))
+        recording.model(draw(8, 5, 4))
+    assert [call.head_count for call in recording.calls] == [None, 4]
