@@ -54,9 +54,8 @@ def weight_rows(
     softcap: float | None,
 ) -> Tensor:
     """Return the weights of some queries: `q` and `mask` hold those alone, `rows` their numbers where causal."""
-    wide = torch.promote_types(q.dtype, torch.float32)
     factor = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
-    scores = (q.to(wide) * factor) @ repeat_heads(k, like=q).to(wide).transpose(-2, -1)
+    scores = (widened(q) @ widened(repeat_heads(k, like=q)).transpose(-2, -1)).mul_(factor)
     if softcap is not None:
         scores = softcap * torch.tanh(scores / softcap)
     if rows is not None:
@@ -67,6 +66,11 @@ def weight_rows(
     scores = scores.masked_fill(~mask, -math.inf) if mask.dtype == torch.bool else scores + mask
     empty = (scores == -math.inf).all(-1, keepdim=True)
     return torch.softmax(scores.masked_fill(empty, 0.0), -1).masked_fill(empty, 0.0)
+
+
+def widened(tensor: Tensor) -> Tensor:
+    """Return half precision as float32, anything else as it is."""
+    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
 
 
 def repeat_heads(shared: Tensor, *, like: Tensor) -> Tensor:

@@ -6,13 +6,13 @@ import torch
 from torch import Tensor
 
 from mmattn.interception.calls import Call
-from mmattn.interception.formula import weight_rows
+from mmattn.interception.formula import weight_rows, widened
 from mmattn.interception.keep import autocast_dtype, unwrapped
 
 
 def fused_error(call: Call, value: Tensor, out: Tensor) -> Tensor | None:
     """Return the relative error over two rows of one head; None where nothing can be compared."""
-    out, value = unwrapped(out).detach(), unwrapped(value).detach()
+    out, value = unwrapped(out), unwrapped(value)
     if out.is_meta or out.is_nested or out.numel() == 0:
         return None
     if autocast_dtype(out.device) is None:
@@ -23,7 +23,9 @@ def fused_error(call: Call, value: Tensor, out: Tensor) -> Tensor | None:
 
 def relative_error(recomputed: Tensor, real: Tensor) -> Tensor:
     """Return the largest difference as a share of the largest real value."""
-    real = real.to(recomputed.dtype)
+    recomputed, real = widened(recomputed), widened(real)
+    if real.dtype != recomputed.dtype:
+        real = real.to(recomputed.dtype)
     largest = torch.linalg.vector_norm(real, math.inf)
     share: Tensor = torch.dist(recomputed, real, math.inf) / largest.clamp_min_(torch.finfo(real.dtype).tiny)
     return share
@@ -44,8 +46,7 @@ def _fused_error(call: Call, value: Tensor, out: Tensor) -> Tensor:
         number //= 2
     entry.reverse()
     if call.weights is not None:
-        weights = _matrix(call.weights, entry, out.shape, few=True)
-        weights = weights.to(torch.promote_types(weights.dtype, torch.float32))
+        weights = widened(_matrix(call.weights, entry, out.shape, few=True))
     else:
         assert call.q is not None
         assert call.k is not None
@@ -57,7 +58,7 @@ def _fused_error(call: Call, value: Tensor, out: Tensor) -> Tensor:
             scale=call.scale,
             softcap=call.softcap,
         )
-    values = _matrix(value, entry, out.shape).to(weights.dtype)
+    values = widened(_matrix(value, entry, out.shape)).to(weights.dtype)
     return relative_error(weights @ values, _matrix(out, entry, out.shape, few=True))
 
 

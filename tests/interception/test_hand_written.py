@@ -139,6 +139,23 @@ def test_weights_are_those_that_met_the_value(form: str) -> None:
     assert (recording.calls[0].error is None) == (form == "baddbmm")
 
 
+@pytest.mark.parametrize("form", ["operator", "einsum", "value_left", "float32"])
+def test_half_precision_is_checked_too(form: str) -> None:
+    model = HandWritten(form).eval().bfloat16()
+    with torch.no_grad(), capture(model) as recording:
+        model(torch.randn(2, 7, 32).bfloat16())
+    assert recording.calls[0].weights.dtype == torch.bfloat16
+    assert recording.calls[0].error < 2e-2
+
+
+def test_autocast_in_a_hand_written_form() -> None:
+    model = HandWritten("operator").eval()
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16), capture(model) as recording:
+        model(torch.randn(2, 7, 32))
+    torch.testing.assert_close(weights_of(recording.calls[0]), model.truth, atol=0, rtol=0)
+    assert recording.calls[0].error < 2e-2
+
+
 def test_plain_form_equals_the_formula() -> None:
     model = HandWritten("operator").eval()
     x = torch.randn(2, 7, 32)

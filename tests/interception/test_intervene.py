@@ -297,6 +297,15 @@ def test_a_capture_sees_the_edited_weights(inside: bool) -> None:
     assert all(call.error < 1e-5 for call in recording.calls)
 
 
+@pytest.mark.parametrize("fused", [True, False])
+def test_edits_in_another_precision_are_cast_for_the_value(fused: bool) -> None:
+    model, x = Model(fused=fused).eval(), draw(2, 5, 32)
+    with intervene(model, lambda weights, call: uniform(weights).double()), capture(model) as recording:
+        edited = model(x)
+    torch.testing.assert_close(edited, written_out(uniform)(x), atol=1e-5, rtol=0)
+    assert recording.calls[0].error < 1e-5
+
+
 def test_edits_apply_in_the_order_in_which_they_were_opened() -> None:
     model, x, seen = Model().eval(), draw(2, 5, 32), []
 
