@@ -1,7 +1,7 @@
 """Models by name: `mmattn:NAME` of the catalog, `hf:REPO` or a folder, `library:NAME`.
 
 Names of the catalog say which adapter opens them. What Hugging Face's libraries saved (a repository,
-or a folder with a config.json) goes to the adapter that knows one of the config's `architectures`.
+or a folder with a config.json) goes to the adapter that knows the config's architecture.
 Everything else is `library:NAME`, and the adapters of that library are asked in turn.
 """
 
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from mmattn import catalog
-from mmattn.errors import DownloadError, FormatError, ModelError, NotFoundError, nearest
+from mmattn.errors import DownloadError, FormatError, MmattnError, ModelError, NotFoundError, nearest
 from mmattn.interception.protocol import Adapter, Opened
 from mmattn.plugins import adapters, installed, load
 
@@ -39,7 +39,7 @@ def open_model(name: str) -> tuple[str, Adapter, Opened]:
         When a config.json cannot be read.
     """
     prefix, _, rest = name.partition(":")
-    if Path(name).is_dir():
+    if Path(name).is_dir():  # a timm folder has a config.json too
         return _open_hugging_face(name)
     if not rest:
         raise NotFoundError(
@@ -57,11 +57,11 @@ def open_model(name: str) -> tuple[str, Adapter, Opened]:
             f'There is no library "{prefix}" to open "{name}". Libraries are: {nearest(prefix, libraries)}. '
             "Pass LIBRARY:NAME with one of those; `mmattn models` lists them."
         )
-    refused: NotFoundError | None = None
+    refused: MmattnError | None = None
     for entry, adapter in candidates.items():
         try:
             return entry, adapter, adapter.open(rest)
-        except NotFoundError as error:
+        except (NotFoundError, ModelError) as error:  # not this adapter's: perhaps the next one's
             refused = refused or error
     assert refused is not None
     raise refused
@@ -78,9 +78,8 @@ def _open_ours(name: str, rest: str) -> tuple[str, Adapter, Opened]:
 
 def _open_hugging_face(name: str) -> tuple[str, Adapter, Opened]:
     config = _config(name)
-    for entry in installed():
-        adapter = load(entry) if entry.startswith("transformers.") else None
-        if adapter is not None and adapter.opens(config):
+    for entry, adapter in adapters().items():
+        if adapter.opens(config):
             return entry, adapter, adapter.open(name)
     raise ModelError(
         f"No adapter reads {name}, whose config.json names {config.get('architectures') or 'no architecture'}. "
