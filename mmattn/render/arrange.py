@@ -5,6 +5,7 @@ from dataclasses import replace
 
 from mmattn.errors import InputError
 from mmattn.render.drawing import Drawing, Panel
+from mmattn.render.image import SEPARATOR
 from mmattn.render.marks import Raster
 from mmattn.schema.media import Photo
 
@@ -46,13 +47,19 @@ def side_by_side(
     bars = {panel.bar for panel in panels if panel.bar is not None}
     bar = bars.pop() if len(bars) == 1 else None
     keys = tuple(dict.fromkeys(key for panel in panels for key in panel.keys)) if bar is not None else ()
-    captions = {panel.caption for panel in panels if panel.caption}
-    caption = captions.pop() if len(captions) == 1 else ""
+    caption, rest = _shared([panel.caption for panel in panels])
     if bar is not None:
         panels = [replace(panel, bar=None, keys=()) for panel in panels]
-    if caption:
-        panels = [replace(panel, caption="") for panel in panels]
+    panels = [replace(panel, caption=own) for panel, own in zip(panels, rest, strict=True)]
     return Drawing(panels=tuple(panels), cols=cols or len(panels), bar=bar, keys=keys, caption=caption)
+
+
+def _shared(captions: Sequence[str]) -> tuple[str, list[str]]:
+    """Return the parts that all captions share (a photo has none), and what each says beyond them."""
+    parts = [caption.split(SEPARATOR) for caption in captions]
+    said = [own for own in parts if own != [""]]
+    common = [part for part in said[0] if all(part in own for own in said)] if said else []
+    return SEPARATOR.join(common), [SEPARATOR.join(part for part in own if part not in common) for own in parts]
 
 
 def _panel(drawing: Drawing | Photo, title: str) -> Panel:

@@ -4,7 +4,7 @@ The heat is put exactly on the boxes of the axis, through the grid's own affine:
 rotation, mirror. Nothing is stretched to fit: a picture of another shape is an error.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -25,6 +25,8 @@ QUERY_COLOR = (64, 224, 255)
 CONTOUR_COLOR = (255, 255, 255)
 FRAME_COLOR = (255, 255, 255)
 QUERY_WORD = "the patch that asks"
+# Between the parts of a caption.
+SEPARATOR = " · "
 # What a picture keeps of its own color under a heat.
 SATURATION = 0.3
 
@@ -44,7 +46,7 @@ def overlay(
     smooth: bool = True,
     color_map: str | None = None,
     opacity: Literal["value"] | float = "value",
-    scale: str | Scale = "percentile",
+    scale: str | Scale | Sequence[Relevance] = "percentile",
     percentile: float = 99.0,
     contour: float | None = None,
     saturation: float = SATURATION,
@@ -67,7 +69,9 @@ def overlay(
     opacity
         `"value"`: weak places are transparent, strong ones opaque. A number: all alike.
     scale, percentile
-        Which values the ends of the color map stand for; see `color.choose`.
+        Which values the ends of the color map stand for: `"percentile"`, `"max"`, `"absolute"` (see
+        `color.choose`), a scale of your own, or the relevances with which this drawing is to be
+        compared: then one scale for all of them.
     contour
         Draw a line round the smallest set of patches that holds this share of the mass (DINO: 0.6).
     saturation
@@ -96,13 +100,7 @@ def overlay(
     grid = picture_axis(relevance)
     photo = muted(picture(relevance, on=on), saturation=saturation)
     values = content_values(relevance, row=row)
-    chosen = color.choose(
-        values[~np.isnan(values)],
-        how=scale,
-        percentile=percentile,
-        signed=relevance.unit == "signed relevance",
-        uniform=uniform_share(relevance, row=row),
-    )
+    chosen = _scale(relevance, values, scale=scale, percentile=percentile, row=row)
     painted = color.paint(scale=chosen, color_map=color_map, opacity=opacity)
     heat = Heat(values=values, to_panel=cells_to_input(grid), scale=chosen, paint=painted, smooth=smooth)
     marks, keys = _around(relevance, heat, row=row, contour=contour)
@@ -114,6 +112,25 @@ def overlay(
         title=relevance.labels[row] if title is None else title,
         caption=describe(relevance, chosen, row=row) if caption is None else caption,
     )
+
+
+def _scale(
+    relevance: Relevance,
+    values: Float[np.ndarray, "row col"],
+    *,
+    scale: str | Scale | Sequence[Relevance],
+    percentile: float,
+    row: int,
+) -> Scale:
+    known = values[~np.isnan(values)]
+    signed = relevance.unit == "signed relevance"
+    if isinstance(scale, str | Scale):
+        uniform = uniform_share(relevance, row=row)
+        return color.choose(known, how=scale, percentile=percentile, signed=signed, uniform=uniform)
+    others = [content_values(one, row=index) for one in scale for index in range(len(one.labels))]
+    if not others:
+        raise InputError("scale=[] names no relevance to compare with. Pass those that share the scale, or a word.")
+    return color.shared([grid[~np.isnan(grid)] for grid in others], percentile=percentile, signed=signed)
 
 
 def picture_axis(relevance: Relevance) -> PatchGrid:
@@ -210,11 +227,13 @@ def describe(relevance: Relevance, scale: Scale, *, row: int) -> str:
     options = _options(relevance.parameters)
     parts = [relevance.method + (f" ({options})" if options else ""), f"query: {relevance.labels[row]}"]
     source = relevance.source
-    parts.append(f"{source.model}, {source.weights}" + (f", {source.preprocessing}" if source.preprocessing else ""))
+    parts.append(f"{source.model}, {source.weights}")
+    if source.preprocessing:
+        parts.append(source.preprocessing)
     if isinstance(relevance.media, Photo) and relevance.media.name != "image":
         parts.append(relevance.media.name)
     parts.append(f"scale: {scale.chosen}" + (", nearly flat map" if scale.flat else ""))
-    return " · ".join(parts)
+    return SEPARATOR.join(parts)
 
 
 def unseen(grid: PatchGrid, values: Float[np.ndarray, "row col"]) -> Float[np.ndarray, "box 4"]:

@@ -1,5 +1,7 @@
 """What an overlay says: not seen, who asked, contour, caption, and what it refuses."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -239,3 +241,23 @@ def test_the_picture_is_muted_so_that_its_colors_are_not_taken_for_heat():
         assert red - green == pytest.approx(200 * saturation, abs=2)
     with pytest.raises(InputError, match="saturation=2"):
         overlay(relevance, on=photo, saturation=2.0)
+
+
+def test_drawings_that_are_compared_can_share_one_scale():
+    weak, strong = one_hot(grid("squash")), one_hot(grid("squash"))
+    weak = replace(weak, values=weak.values * 0.1)
+    alone = overlay(weak).panels[0].heat.scale
+    shared = overlay(weak, scale=[weak, strong]).panels[0].heat.scale
+    assert shared == overlay(strong, scale=[weak, strong]).panels[0].heat.scale
+    assert shared.vmax > alone.vmax
+    assert "scale: shared" in overlay(weak, scale=[weak, strong]).caption
+    with pytest.raises(InputError, match="names no relevance"):
+        overlay(weak, scale=[])
+
+
+def test_what_all_captions_share_is_said_once_under_drawings_side_by_side():
+    one = overlay(one_hot(grid("squash")), caption="look · model · a.jpg")
+    two = overlay(one_hot(grid("squash")), caption="look · model · b.jpg")
+    both = side_by_side([one, two, Photo(pixels=np.zeros((8, 8, 3), np.uint8))])
+    assert both.caption == "look · model"
+    assert [panel.caption for panel in both.panels] == ["a.jpg", "b.jpg", ""]
