@@ -162,7 +162,9 @@ def median_interval(values: Sequence[float]) -> tuple[float, float, float]:
 
 def table(lines: Sequence[Line]) -> str:
     """Return the lines of one case as a Markdown table."""
-    head = f"| {lines[0].case} | CPU ms | wall ms | ratio (95 %) | to | peak MB | held MB |\n|---|---|---|---|---|---|---|"
+    head = (
+        f"| {lines[0].case} | CPU ms | wall ms | ratio (95 %) | to | peak MB | held MB |\n|---|---|---|---|---|---|---|"
+    )
     body = [
         f"| {line.way} | {line.cpu_ms:.4g} | {line.wall_ms:.4g} | {line.ratio:.3f} ({line.ratio_low:.3f} to "
         f"{line.ratio_high:.3f}) | {line.against} | {_mb(line.peak_mb)} | {_mb(line.held_mb)} |"

@@ -8,10 +8,16 @@ import torch
 from torch import Tensor
 
 from mmattn.errors import NoAttentionError
+from mmattn.interception.room import Room
 
 
-def keep(tensor: Tensor) -> Tensor:
+def keep(tensor: Tensor, *, room: Room | None = None) -> Tensor:
     """Return a detached copy; dimensions that were expanded stay expanded.
+
+    Parameters
+    ----------
+    room
+        Where the copies of one recording lie; None: where torch puts them.
 
     Raises
     ------
@@ -21,11 +27,15 @@ def keep(tensor: Tensor) -> Tensor:
     plain = unwrapped(tensor).detach()
     strides = plain.stride()
     if 0 not in strides:
-        return plain.clone(memory_format=torch.contiguous_format)
+        return _copy(plain, room)
     small = plain
     for dim, stride in enumerate(strides):
         small = small if stride else small.narrow(dim, 0, min(1, small.shape[dim]))
-    return small.clone(memory_format=torch.contiguous_format).expand(plain.shape)
+    return _copy(small, room).expand(plain.shape)
+
+
+def _copy(tensor: Tensor, room: Room | None) -> Tensor:
+    return tensor.clone(memory_format=torch.contiguous_format) if room is None else room.copy(tensor)
 
 
 def unwrapped(tensor: Tensor) -> Tensor:

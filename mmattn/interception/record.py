@@ -12,6 +12,7 @@ from mmattn.interception.keep import keep, shares_memory
 from mmattn.interception.mode import Check, Copy, copies, detached
 from mmattn.interception.positions import positions_maps
 from mmattn.interception.refuse import refuse_empty, refuse_unreadable
+from mmattn.interception.room import Room
 from mmattn.interception.watch import ModelWatcher
 from mmattn.schema.maps import AttentionMaps
 
@@ -94,6 +95,7 @@ class _Reader(ModelWatcher):
     def __init__(self, model: nn.Module, reduce: Reduce | None) -> None:
         super().__init__(model)
         self.reduce = reduce
+        self.room = Room()
         self.entries: list[tuple[Call, Tensor | None]] = []
 
     def record(self, draft: Call, path: str, copy: Copy, check: Check) -> None:
@@ -110,7 +112,7 @@ class _Reader(ModelWatcher):
 
     def emit(self, call: Call) -> Tensor | None:
         """Keep a call that a tap saw."""
-        kept = self.number(call, call.module, **copies(call))
+        kept = self.number(call, call.module, **copies(call, room=self.room))
         self.entries.append((kept, None))
         self.counted(call.module)
         return None

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from mmattn.errors import InputError, ModelError
 from mmattn.schema.layers import AttentionLayer
-from mmattn.schema.weights import Rows, check_range
+from mmattn.schema.rows import Rows, check_range
 
 # Fuse heads by mean, max or min; keep each; one head; the mean of some.
 Heads: TypeAlias = str | int | Sequence[int]
@@ -112,10 +112,16 @@ def apply_transposed(
     out: Tensor | None = None
     for rows in _some_rows(layer, wanted) if few else _all_rows(layer):
         weights = _fused_before(rows.weights, heads, floor)
+        count = len(layer.key_axis) + 1  # the last row takes what goes to no token
+        if rows.first is not None:
+            given = x[rows.first : rows.first + weights.shape[1]].to(weights.dtype)
+            sent = _fused_after(torch.matmul(given.T, weights).transpose(1, 2), heads)
+            out = _zeros(out, sent, count)
+            out[:, :-1] += sent
+            continue
         real = rows.query >= 0
         given = torch.where(real[:, None], x.to(weights.dtype)[rows.query.clamp(min=0)], 0.0)
         given = given * rows.coefficient[:, None]
-        count = len(layer.key_axis) + 1  # the last row takes what goes to no token
         if rows.one_block:
             sent = _fused_after(torch.matmul(given.T, weights).transpose(1, 2), heads)  # [head, slot, dim]
             out = _zeros(out, sent, count)

@@ -20,41 +20,10 @@ import torch
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
-from mmattn.errors import InputError, NotFoundError
-
-# Weights held at once while streaming: 2^20 numbers stay near the processor's cache.
-CHUNK_WEIGHTS = 1 << 20
+from mmattn.errors import InputError
+from mmattn.schema.rows import CHUNK_WEIGHTS, Rows, check_range, concatenate
 
 Normalized = Literal["over_keys", "over_keys_and_outside", "signed", "none"]
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Rows:
-    """Some rows of attention, of either storage.
-
-    Parameters
-    ----------
-    query
-        The token that each row belongs to; -1 for padding. A token may have several rows.
-    key
-        The token of each weight; -1 where it is none (padding, a sink column).
-    coefficient
-        What each row is multiplied with; rows of one query add up.
-    weights
-        As the model had them; 0 in a row without an allowed key under a boolean mask.
-    allowed
-        Keys that the row could attend to; None where nothing is known.
-    one_block
-        All rows share one key list, so that products are plain matrix products.
-
-    """
-
-    query: Int[Tensor, " row"]
-    key: Int[Tensor, "row slot"]
-    coefficient: Float[Tensor, " row"]
-    weights: Float[Tensor, "head row slot"]
-    allowed: Bool[Tensor, "#head row slot"] | None
-    one_block: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -280,7 +249,7 @@ class Blocks:
                 at += end - first
         if not parts:
             return self._part(slice(0, 1), slice(0, 0), with_allowed)
-        return parts[0] if len(parts) == 1 else _concatenate(parts)
+        return parts[0] if len(parts) == 1 else concatenate(parts)
 
     def chunks(self, *, with_allowed: bool = False, limit: int = CHUNK_WEIGHTS) -> Iterator[Rows]:
         """Yield all rows, about `limit` weights at a time."""
@@ -339,6 +308,7 @@ class Blocks:
             coefficient = self.coefficient[blocks][:, queries].to(weights.dtype)
         allowed = self.source.allowed(blocks, queries) if with_allowed else None
         one_block = count == 1 or self.key_index is None
+        plain = count == 1 and self.query_index is self.key_index is self.coefficient is None
         return Rows(
             query=query.reshape(-1),
             key=key[0].expand(count * rows, keys)
@@ -348,6 +318,7 @@ class Blocks:
             weights=weights.transpose(0, 1).reshape(heads, count * rows, keys),
             allowed=None if allowed is None else allowed.transpose(0, 1).reshape(-1, count * rows, keys),
             one_block=one_block,
+            first=queries.start if plain and isinstance(queries, slice) else None,
         )
 
 
@@ -374,23 +345,3 @@ def _choose_blocks(source: Factored | Dense, chosen: slice | Tensor) -> Factored
         causal=source.causal,
         softcap=source.softcap,
     )
-
-
-def _concatenate(parts: list[Rows]) -> Rows:
-    allowed = [part.allowed for part in parts]
-    return Rows(
-        query=torch.cat([part.query for part in parts]),
-        key=torch.cat([part.key for part in parts]),
-        coefficient=torch.cat([part.coefficient for part in parts]),
-        weights=torch.cat([part.weights for part in parts], dim=1),
-        allowed=None if any(a is None for a in allowed) else torch.cat([a for a in allowed if a is not None], dim=1),
-    )
-
-
-def check_range(chosen: Sequence[int] | None, count: int, noun: str) -> None:
-    """Raise when one of the chosen heads or queries is not there."""
-    for index in chosen or ():
-        if not -count <= index < count:
-            raise NotFoundError(
-                f"There is no {noun} {index}: there are {count}, 0 to {count - 1}. Pass a number in that range."
-            )
