@@ -13,7 +13,7 @@ from mmattn.schema.axes import Slots
 from mmattn.schema.layers import AttentionLayer, Kind
 from mmattn.schema.maps import AttentionMaps
 from mmattn.schema.results import Relevance
-from mmattn.schema.weights import check_range
+from mmattn.schema.rows import check_range
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from mmattn.errors import InputError
-from mmattn.schema.weights import CHUNK_WEIGHTS, Rows, check_range
+from mmattn.schema.rows import CHUNK_WEIGHTS, Rows, check_range
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

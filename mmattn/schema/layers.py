@@ -11,7 +11,8 @@ from torch import Tensor
 from mmattn.errors import InputError
 from mmattn.schema.axes import Axis
 from mmattn.schema.edges import Edges
-from mmattn.schema.weights import Blocks, Normalized, check_range
+from mmattn.schema.rows import check_range
+from mmattn.schema.weights import Blocks, Normalized
 
 Kind = Literal["self", "cross"]
 Residual = Literal["identity", "learned", "pooled", "none"]

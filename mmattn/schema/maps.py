@@ -11,8 +11,8 @@ from torch import nn
 from mmattn.errors import GoneError, InputError, NotFoundError, nearest
 from mmattn.schema.layers import AttentionLayer, Kind
 from mmattn.schema.media import Media
+from mmattn.schema.rows import check_range
 from mmattn.schema.source import Source
-from mmattn.schema.weights import check_range
 
 __all__ = ["AttentionLayer", "AttentionMaps"]
 
