@@ -1,8 +1,11 @@
 """Drawing a map over its picture, and a sheet of all layers x heads: `python -m benchmarks.overlay`.
 
-Without encoding: mmattn's overlay (drawing and pixels) against OpenCV's own resize + LUT + addWeighted, which
-is the least that any overlay does, grad-cam's show_cam_on_image with the resize that its users put before it, and
-matplotlib's imshow of picture and map with savefig, which can only be had as a file. Ours with its PNG is told too.
+Without encoding: mmattn's overlay against OpenCV's own resize + LUT + addWeighted, which is the least that any
+overlay does, grad-cam's show_cam_on_image with what its users write before it (the picture as floats, the map
+resized), and matplotlib's imshow of picture and map with savefig, which can only be had as a file.
+
+"photo and heat alone" does what those do: no title, legend or caption, the picture in its own color. The default
+overlay also mutes the picture and has all three; both are told, and ours with its PNG.
 """
 
 import io
@@ -10,6 +13,7 @@ from argparse import Namespace
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from typing import Literal, TypeAlias
 
 import numpy as np
 import torch
@@ -20,15 +24,17 @@ from mmattn.schema.axes import PatchGrid, Slots
 from mmattn.schema.media import Photo
 from mmattn.schema.results import Relevance
 
-CONSTANT, BY_VALUE, WITH_PNG = "mmattn, constant opacity", "mmattn, opacity by value", "mmattn, by value, with PNG"
-PIXELS_CONSTANT, PIXELS_VALUE = "mmattn, constant, photo and heat alone", "mmattn, by value, photo and heat alone"
+Opacity: TypeAlias = Literal["value"] | float
+
+CONSTANT, BY_VALUE = "mmattn, constant opacity, photo and heat alone", "mmattn, by value, photo and heat alone"
+DEFAULT_CONSTANT, DEFAULT, WITH_PNG = "mmattn, constant opacity", "mmattn, default", "mmattn, default, with PNG"
 OPENCV, GRAD_CAM, MATPLOTLIB = "OpenCV resize + LUT + addWeighted", "grad-cam show_cam_on_image", "matplotlib savefig"
 SHEET, SUBPLOTS = "mmattn sheet, with PNG", "matplotlib subplots, with PNG"
 FULL_HD, TILES = "overlay, 1920 x 1080 px, 14 x 14 patches", "sheet, 12 layers x 12 heads, 196 patches"
 
 TARGETS = (
-    Target(case=FULL_HD, way=PIXELS_CONSTANT, against=OPENCV, limit=1.5),
-    Target(case=FULL_HD, way=PIXELS_VALUE, against=OPENCV, limit=3.0),
+    Target(case=FULL_HD, way=CONSTANT, against=OPENCV, limit=1.5),
+    Target(case=FULL_HD, way=BY_VALUE, against=OPENCV, limit=3.0),
     Target(case=FULL_HD, way=CONSTANT, against=GRAD_CAM, limit=1 / 10),
     Target(case=FULL_HD, way=BY_VALUE, against=GRAD_CAM, limit=1 / 5),
     Target(case=FULL_HD, way=CONSTANT, against=MATPLOTLIB, limit=1 / 100),
@@ -58,7 +64,8 @@ def photo(width: int, height: int) -> np.ndarray:
 
     coarse = random.integers(0, 255, (9, 16, 3), dtype=np.uint8)
     smooth = cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC).astype(np.int16)
-    return np.clip(smooth + random.integers(-6, 7, smooth.shape), 0, 255).astype(np.uint8)
+    noisy: np.ndarray = np.clip(smooth + random.integers(-6, 7, smooth.shape), 0, 255).astype(np.uint8)
+    return noisy
 
 
 def relevance(width: int, height: int, *, seed: int = 0, patches: int = 14) -> Relevance:
@@ -80,17 +87,16 @@ def relevance(width: int, height: int, *, seed: int = 0, patches: int = 14) -> R
     )
 
 
-def _drawn(opacity: float | str, size: tuple[int, int]) -> Run:
+def _drawn(opacity: Opacity, size: tuple[int, int]) -> Run:
     found = relevance(*size)
     return lambda: raster.render(overlay(found, opacity=opacity))
 
 
-def _pixels(opacity: float | str, size: tuple[int, int]) -> Run:
-    """Return the photo and the heat alone: no title, legend or caption around them."""
+def _alone(opacity: Opacity, size: tuple[int, int]) -> Run:
     found = relevance(*size)
 
     def run() -> object:
-        drawing = overlay(found, opacity=opacity, title="", caption="")
+        drawing = overlay(found, opacity=opacity, saturation=1.0, title="", caption="")
         bare = replace(drawing.panels[0], bar=None, keys=())
         return raster.render(replace(drawing, panels=(bare,)))
 
@@ -119,10 +125,10 @@ def _opencv(size: tuple[int, int]) -> Run:
 
 def _grad_cam(size: tuple[int, int]) -> Run:
     import cv2
-    from pytorch_grad_cam.utils.image import show_cam_on_image
+    from pytorch_grad_cam.utils.image import show_cam_on_image  # type: ignore[import-untyped]
 
-    pixels, values = photo(*size).astype(np.float32) / 255, _grid(size)
-    return lambda: show_cam_on_image(pixels, cv2.resize(values, size), use_rgb=True)
+    pixels, values = photo(*size), _grid(size)
+    return lambda: show_cam_on_image(np.float32(pixels) / 255, cv2.resize(values, size), use_rgb=True)
 
 
 def _matplotlib(size: tuple[int, int]) -> Run:
@@ -191,10 +197,10 @@ def _grid(size: tuple[int, int]) -> np.ndarray:
 
 _OVERLAYS: dict[str, Callable[[tuple[int, int]], Run]] = {
     OPENCV: _opencv,
-    PIXELS_CONSTANT: partial(_pixels, 0.5),
-    CONSTANT: partial(_drawn, 0.5),
-    PIXELS_VALUE: partial(_pixels, "value"),
-    BY_VALUE: partial(_drawn, "value"),
+    CONSTANT: partial(_alone, 0.5),
+    BY_VALUE: partial(_alone, "value"),
+    DEFAULT_CONSTANT: partial(_drawn, 0.5),
+    DEFAULT: partial(_drawn, "value"),
     WITH_PNG: _with_png,
     GRAD_CAM: _grad_cam,
     MATPLOTLIB: _matplotlib,

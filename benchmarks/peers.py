@@ -83,6 +83,6 @@ def transformers_vit(*, size_px: int, patch_px: int, eager: bool, device: str) -
         intermediate_size=1536,
         image_size=size_px,
         patch_size=patch_px,
-        attn_implementation="eager" if eager else "sdpa",
     )
+    config._attn_implementation = "eager" if eager else "sdpa"
     return cast(nn.Module, ViTModel(config, add_pooling_layer=False)).eval().to(device)

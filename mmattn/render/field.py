@@ -53,19 +53,14 @@ def refine(values: Float[np.ndarray, "row col"]) -> Float[np.ndarray, "fine_row 
     source = np.ascontiguousarray(values, dtype=np.float32)
     size = (cols * REFINE, rows * REFINE)
     cubic = cv2.resize(source, size, interpolation=cv2.INTER_CUBIC)
-    # Fine point i lies between the centers of cells (i - 4) // 8 and the next: their extremes bound it.
-    down = np.arange(rows * REFINE) - REFINE // 2
-    across = np.arange(cols * REFINE) - REFINE // 2
-    top, left = np.clip(down // REFINE, 0, rows - 1), np.clip(across // REFINE, 0, cols - 1)
-    below, right = np.clip(down // REFINE + 1, 0, rows - 1), np.clip(across // REFINE + 1, 0, cols - 1)
-    four = (
-        source[np.ix_(top, left)],
-        source[np.ix_(top, right)],
-        source[np.ix_(below, left)],
-        source[np.ix_(below, right)],
+    # Fine points lie between the centers of four cells (at the rim two or one), whose extremes bound them.
+    around = np.pad(source, 1, mode="edge")
+    four = np.stack([around[:-1, :-1], around[:-1, 1:], around[1:, :-1], around[1:, 1:]])
+    half = slice(REFINE // 2, -(REFINE // 2))
+    low, high = (
+        cv2.resize(bound, None, fx=REFINE, fy=REFINE, interpolation=cv2.INTER_NEAREST)[half, half]
+        for bound in (four.min(axis=0), four.max(axis=0))
     )
-    low = np.minimum(np.minimum(four[0], four[1]), np.minimum(four[2], four[3]))
-    high = np.maximum(np.maximum(four[0], four[1]), np.maximum(four[2], four[3]))
     return np.asarray(np.clip(cubic, low, high))
 
 

@@ -175,30 +175,47 @@ def _panel(canvas: Pixels, panel: Panel, rect: Rect, unit: float, seen: Resized)
     to_output = np.array([[sx, 0.0, tx - x], [0.0, sy, ty - y]])
     if not any(isinstance(mark, Raster) for mark in panel.marks):
         view[:] = panel.background
+    ground: Pixels | None = None  # a picture that fills the panel, not copied yet: heat over it writes every pixel
     for mark in panel.marks:
-        match mark:
-            case Raster():
-                _raster(view, mark, to_output, seen)
-            case Heat():
-                _heat(view, mark, to_output)
-            case Unseen():
-                for box in _points(mark.boxes.reshape(-1, 2, 2), to_output).reshape(-1, 4):
-                    _veil(view, box, unit)
-            case Lines():
-                _lines(view, mark, to_output, unit)
-            case Boxes():
-                for box in _points(mark.boxes.reshape(-1, 2, 2), to_output).reshape(-1, 4):
-                    _box(view, box, mark, unit)
-            case Dots():
-                _dots(view, mark, to_output, unit)
-            case Labels():
-                _labels(view, mark, to_output, unit)
-            case _:
-                assert_never(mark)
+        if isinstance(mark, Heat):
+            _heat(view, mark, to_output, ground)
+            ground = None
+            continue
+        if ground is not None:
+            view[:], ground = ground, None
+        if isinstance(mark, Raster):
+            ground = _raster(view, mark, to_output, seen)
+        else:
+            _drawn(view, mark, to_output, unit)
+    if ground is not None:
+        view[:] = ground
 
 
-def _raster(view: Pixels, mark: Raster, to_output: Float[np.ndarray, "2 3"], seen: Resized) -> None:
-    """Resize a picture into its box; the same picture at the same size is resized once for a whole sheet."""
+def _drawn(
+    view: Pixels, mark: Unseen | Lines | Boxes | Dots | Labels, to_output: Float[np.ndarray, "2 3"], unit: float
+) -> None:
+    match mark:
+        case Unseen():
+            for box in _points(mark.boxes.reshape(-1, 2, 2), to_output).reshape(-1, 4):
+                _veil(view, box, unit)
+        case Lines():
+            _lines(view, mark, to_output, unit)
+        case Boxes():
+            for box in _points(mark.boxes.reshape(-1, 2, 2), to_output).reshape(-1, 4):
+                _box(view, box, mark, unit)
+        case Dots():
+            _dots(view, mark, to_output, unit)
+        case Labels():
+            _labels(view, mark, to_output, unit)
+        case _:
+            assert_never(mark)
+
+
+def _raster(view: Pixels, mark: Raster, to_output: Float[np.ndarray, "2 3"], seen: Resized) -> Pixels | None:
+    """Resize a picture into its box, or return it when it fills the view.
+
+    The same picture at the same size is resized once for a whole sheet.
+    """
     height, width = view.shape[:2]
     x0, y0, x1, y1 = (round(v) for v in _points(np.array(mark.box).reshape(1, 2, 2), to_output).ravel().tolist())
     x1, y1 = max(x1, x0 + 1), max(y1, y0 + 1)
@@ -212,17 +229,25 @@ def _raster(view: Pixels, mark: Raster, to_output: Float[np.ndarray, "2 3"], see
             shrinks = size[0] < source.shape[1] or size[1] < source.shape[0]
             seen[key] = cv2.resize(source, size, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC)
         placed = seen[key]
+    if (x0, y0, *size) == (0, 0, width, height):
+        return placed
     left, top = max(x0, 0), max(y0, 0)
     right, bottom = min(x1, width), min(y1, height)
     if right > left and bottom > top:
         view[top:bottom, left:right] = placed[top - y0 : bottom - y0, left - x0 : right - x0]
+    return None
 
 
-def _heat(view: Pixels, mark: Heat, to_output: Float[np.ndarray, "2 3"]) -> None:
+def _heat(view: Pixels, mark: Heat, to_output: Float[np.ndarray, "2 3"], ground: Pixels | None) -> None:
     index, there, (x, y, width, height) = heat_index(
         mark, to_output=to_output, width=view.shape[1], height=view.shape[0]
     )
     lookup = color.lookup(mark.paint, mark.scale.kind)
+    if ground is not None:
+        if there is None and index.shape == view.shape[:2]:
+            blend_heat(ground, index, lookup=lookup, out=view)
+            return
+        view[:] = ground
     target = view[y : y + height, x : x + width]
     if there is None:
         blend_heat(target, index, lookup=lookup, out=target)
