@@ -169,13 +169,14 @@ def median_interval(values: Sequence[float]) -> tuple[float, float, float]:
 
 def table(lines: Sequence[Line]) -> str:
     """Return the lines of one case as a Markdown table."""
-    head = f"| {lines[0].case} | CPU ms | ratio (95 %) | wall ms | ratio | to | peak MB | held MB |\n|---|---|---|---|---|---|---|---|"
+    head = f"| {lines[0].case} | CPU ms | ratio (95 %) | wall ms | ratio | to | peak MB | held MB |"
+    rule = "|---" * 8 + "|"
     body = [
         f"| {line.way} | {line.cpu_ms:.4g} | {line.ratio:.3f} ({line.ratio_low:.3f} to {line.ratio_high:.3f}) "
         f"| {line.wall_ms:.4g} | {line.wall_ratio:.3f} | {line.against} | {_mb(line.peak_mb)} | {_mb(line.held_mb)} |"
         for line in lines
     ]
-    return "\n".join([head, *body])
+    return "\n".join([head, rule, *body])
 
 
 def judged(target: Target, lines: Sequence[Line]) -> str:
