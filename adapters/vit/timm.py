@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from timm.models.beit import Beit
 from timm.models.eva import Eva
 from timm.models.vision_transformer import VisionTransformer
@@ -136,7 +136,7 @@ class TimmVit:
             if module in facts.lambdas:
                 layers.append(_layer(own[0], facts, storage=_difference(own, facts.lambdas[module]), signed=True))
             else:
-                layers += [_layer(call, facts, storage=to_blocks(call)) for call in own]
+                layers += [_layer(call, facts, storage=to_blocks(call, mask=_everything(call))) for call in own]
         return layers
 
     def score(self, output: Any, target: Any) -> Float[Tensor, ""]:
@@ -285,6 +285,14 @@ def _layer(call: Call, facts: Facts, *, storage: Blocks, signed: bool = False) -
         error=call.error,
         storage=(storage,),
     )
+
+
+def _everything(call: Call) -> Bool[Tensor, "1 1 1 key"] | None:
+    """Return the mask of a softmax that was only seen: in plain transformers every token may look at every one."""
+    if call.weights is None:
+        return None
+    everything: Tensor = torch.ones(1, 1, 1, call.weights.shape[-1], dtype=torch.bool, device=call.weights.device)
+    return everything
 
 
 def _axes(facts: Facts, length: int, call: Call) -> tuple[Axis, ...]:

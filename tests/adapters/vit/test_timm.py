@@ -5,6 +5,7 @@ import io
 
 import numpy as np
 import pytest
+import timm
 import torch
 from PIL import Image
 from small_vits import FAMILIES, model_of, vit
@@ -338,3 +339,12 @@ def test_the_adapter_takes_its_seat_and_claims_no_others():
     }
     for name, options in others.items():
         assert not adapter.claims(timm.create_model(name, **options))
+
+
+def test_the_uniform_baseline_is_known_with_and_without_fused_attention() -> None:
+    for fused in (True, False):
+        model = timm.create_model("vit_tiny_patch16_224", img_size=64, depth=1).eval()
+        model.blocks[0].attn.fused_attn = fused
+        found = mmattn.look(mmattn.attend(model, inputs=torch.rand(1, 3, 64, 64)))
+        assert found.uniform is not None
+        assert torch.allclose(found.uniform, torch.full((1, 17), 1 / 17))
