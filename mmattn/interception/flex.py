@@ -14,7 +14,7 @@ from mmattn.interception.asked import Asked
 from mmattn.interception.calls import Call
 from mmattn.interception.fused import contract
 from mmattn.interception.mode import AttentionMode, Handler, Sight
-from mmattn.interception.selfcheck import fused_error
+from mmattn.interception.selfcheck import fused_check
 
 
 def on_flex(mode: AttentionMode, asked: Asked) -> Any:
@@ -48,7 +48,7 @@ def on_flex(mode: AttentionMode, asked: Asked) -> Any:
             weights=weights,
             run=asked.run,
             rerun=rerun,
-            check=lambda kept, out: fused_error(kept, value, out[0]),
+            check=lambda kept, out: fused_check(kept, value, out[0]),
         )
     )
 

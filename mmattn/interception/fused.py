@@ -17,7 +17,7 @@ from mmattn.interception.calls import Call
 from mmattn.interception.formula import attention_weights, repeat_heads
 from mmattn.interception.keep import autocast_dtype
 from mmattn.interception.mode import AttentionMode, Handler, Sight
-from mmattn.interception.selfcheck import fused_error
+from mmattn.interception.selfcheck import fused_check
 
 
 class _Arguments(NamedTuple):
@@ -55,7 +55,7 @@ def on_sdpa(mode: AttentionMode, asked: Asked) -> Any:
             weights=weights,
             run=asked.run,
             rerun=rerun,
-            check=lambda kept, out: fused_error(kept, given.value, out),
+            check=lambda kept, out: fused_check(kept, given.value, out),
         )
     )
 
@@ -137,7 +137,7 @@ def _on_jagged(mode: AttentionMode, given: _Arguments, asked: Asked) -> Any:
             weights=lambda: attention_weights(query, key, mask=call.mask, causal=call.causal, scale=call.scale),
             run=asked.run,
             rerun=rerun,
-            check=lambda kept, out: fused_error(kept, value, _padded(out)),
+            check=lambda kept, out: fused_check(kept, value, _padded(out)),
         )
     )
 

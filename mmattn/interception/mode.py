@@ -22,11 +22,12 @@ from mmattn.interception.keep import keep, unwrapped
 from mmattn.interception.owner import head_count, is_channel_width, running_modules
 from mmattn.interception.refuse import refuse_checkpointed_edit
 from mmattn.interception.room import Room
+from mmattn.interception.selfcheck import Later
 
 Handler = Callable[["AttentionMode", Asked], Any]
 
 Copy = Callable[[], dict[str, Any]]
-Check = Callable[[Call], Tensor | None]
+Check = Callable[[Call], Tensor | Later | None]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -46,7 +47,8 @@ class Sight:
     rerun
         The same with other weights.
     check
-        Compares the kept call with the output: the largest difference over a few rows, relative.
+        Compares the kept call with the output: the largest difference over a few rows, relative, or what
+        computes it later from the kept call and copies of its own.
     """
 
     draft: Call
@@ -54,7 +56,7 @@ class Sight:
     weights: Callable[[], Tensor]
     run: Callable[[], Any]
     rerun: Callable[[Tensor], Any]
-    check: Callable[[Call, Any], Tensor | None]
+    check: Callable[[Call, Any], Tensor | Later | None]
 
 
 @runtime_checkable
@@ -222,7 +224,7 @@ def _record(sight: Sight, draft: Call, out: Any, seen: list[tuple[Watcher, str]]
             kept.append(copies(draft, room=room))
         return kept[0]
 
-    def check(call: Call) -> Tensor | None:
+    def check(call: Call) -> Tensor | Later | None:
         return None if call.dropout else sight.check(call, out)
 
     with torch.no_grad():

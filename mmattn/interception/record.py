@@ -4,6 +4,7 @@ import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 
+import torch
 from torch import Tensor, nn
 
 from mmattn.errors import GoneError
@@ -13,10 +14,14 @@ from mmattn.interception.mode import Check, Copy, copies, detached
 from mmattn.interception.positions import positions_maps
 from mmattn.interception.refuse import refuse_empty, refuse_unreadable
 from mmattn.interception.room import Room
+from mmattn.interception.selfcheck import Later
 from mmattn.interception.watch import ModelWatcher
 from mmattn.schema.maps import AttentionMaps
 
 Reduce = Callable[[Call], Call | Tensor]
+
+# Self-checks put off at most: each holds one head of a value.
+MOST_WAITING = 32
 
 
 class Recording:
@@ -96,7 +101,8 @@ class _Reader(ModelWatcher):
         super().__init__(model)
         self.reduce = reduce
         self.room = Room()
-        self.entries: list[tuple[Call, Tensor | None]] = []
+        self.entries: list[tuple[Call, Tensor | Later | None]] = []
+        self.settled = 0
 
     def record(self, draft: Call, path: str, copy: Copy, check: Check) -> None:
         """Keep a call, or what the reducer makes of it."""
@@ -105,10 +111,20 @@ class _Reader(ModelWatcher):
             error = check(kept)
         else:
             whole = self.number(detached(draft), path)
-            error = check(whole)
+            error = _now(check(whole))  # of the model's own tensors, which will be gone
             kept = _reduced(whole, self.reduce(whole))
         self.entries.append((kept, error))
         self.counted(path)
+        if len(self.entries) - self.settled >= MOST_WAITING:
+            self.settle()
+
+    def settle(self) -> None:
+        """Run the self-checks that were put off."""
+        with torch.no_grad(), torch._C.DisableTorchFunction():
+            for index in range(self.settled, len(self.entries)):
+                call, error = self.entries[index]
+                self.entries[index] = (call, _now(error))
+        self.settled = len(self.entries)
 
     def emit(self, call: Call) -> Tensor | None:
         """Keep a call that a tap saw."""
@@ -119,8 +135,9 @@ class _Reader(ModelWatcher):
 
     def finished(self) -> list[Call]:
         """Return the calls; pending errors become numbers, once."""
+        self.settle()
         for index, (call, error) in enumerate(self.entries):
-            if error is not None:
+            if isinstance(error, Tensor):
                 self.entries[index] = (call.but(error=float(error)), None)
         return [call for call, _ in self.entries]
 
@@ -175,10 +192,15 @@ def _capturing(model: nn.Module, taps: Sequence[Tap], reduce: Reduce | None) -> 
             for tap in taps:
                 stack.enter_context(tap(model, watcher.emit))
             yield recording
+        watcher.settle()
     finally:
         watcher.root = None
     if not watcher.entries:
         refuse_empty(model, passes=watcher.passes, ran=watcher.unseen(), elsewhere=watcher.elsewhere)
+
+
+def _now(error: Tensor | Later | None) -> Tensor | None:
+    return error if error is None or isinstance(error, Tensor) else error()
 
 
 def _reduced(call: Call, result: Call | Tensor) -> Call:

@@ -1,6 +1,9 @@
 """The self-check: a few rows of A V, from what was kept, against what the call really returned."""
 
 import math
+from collections.abc import Callable
+from functools import partial
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -9,16 +12,27 @@ from mmattn.interception.calls import Call
 from mmattn.interception.formula import weight_rows, widened
 from mmattn.interception.keep import autocast_dtype, unwrapped
 
+Later: TypeAlias = Callable[[], Tensor]
 
-def fused_error(call: Call, value: Tensor, out: Tensor) -> Tensor | None:
-    """Return the relative error over two rows of one head; None where nothing can be compared."""
+
+def fused_check(call: Call, value: Tensor, out: Tensor) -> Later | None:
+    """Return what computes the relative error over two rows of one head; None where nothing can be compared.
+
+    Only what will be gone is copied now: one head of the value, two rows of the output. Between two matrix
+    products of the model each of the few small operations costs three times what it costs in a row.
+    """
     out, value = unwrapped(out), unwrapped(value)
     if out.is_meta or out.is_nested or out.numel() == 0:
         return None
-    if autocast_dtype(out.device) is None:
-        return _fused_error(call, value, out)
-    with torch.autocast(out.device.type, enabled=False):
-        return _fused_error(call, value, out)
+    entry = _entry(out.shape, call.order)
+    values, real = _matrix(value, entry, out.shape).clone(), _matrix(out, entry, out.shape, few=True).clone()
+    return partial(_error, call, entry=entry, shape=out.shape, value=values, real=real)
+
+
+def fused_error(call: Call, value: Tensor, out: Tensor) -> Tensor | None:
+    """Return that error at once."""
+    later = fused_check(call, value, out)
+    return None if later is None else later()
 
 
 def relative_error(recomputed: Tensor, real: Tensor) -> Tensor:
@@ -38,28 +52,38 @@ def rows_of(tensor: Tensor, dim: int = -2) -> Tensor:
     return tensor[tuple(at)]
 
 
-def _fused_error(call: Call, value: Tensor, out: Tensor) -> Tensor:
-    """Compare one head of one sample, another one in each call."""
-    queries, entry, number = out.shape[-2], [], call.order
-    for size in reversed(out.shape[:-2]):
-        entry.append(number % size)
-        number //= 2
-    entry.reverse()
+def _error(call: Call, *, entry: list[int], shape: torch.Size, value: Tensor, real: Tensor) -> Tensor:
+    if autocast_dtype(real.device) is None:
+        return relative_error(_again(call, entry, shape, value), real)
+    with torch.autocast(real.device.type, enabled=False):
+        return relative_error(_again(call, entry, shape, value), real)
+
+
+def _again(call: Call, entry: list[int], shape: torch.Size, value: Tensor) -> Tensor:
+    """Compute two rows of A V of one head from what was kept."""
     if call.weights is not None:
-        weights = widened(_matrix(call.weights, entry, out.shape, few=True))
+        weights = widened(_matrix(call.weights, entry, shape, few=True))
     else:
         assert call.q is not None
         assert call.k is not None
         weights = weight_rows(
-            _matrix(call.q, entry, out.shape, few=True),
-            _matrix(call.k, entry, out.shape),
-            rows=torch.arange(queries, device=out.device)[_rows(queries)] if call.causal else None,
-            mask=None if call.mask is None else _matrix(call.mask, entry, out.shape, few=True),
+            _matrix(call.q, entry, shape, few=True),
+            _matrix(call.k, entry, shape),
+            rows=torch.arange(shape[-2], device=value.device)[_rows(shape[-2])] if call.causal else None,
+            mask=None if call.mask is None else _matrix(call.mask, entry, shape, few=True),
             scale=call.scale,
             softcap=call.softcap,
         )
-    values = widened(_matrix(value, entry, out.shape)).to(weights.dtype)
-    return relative_error(weights @ values, _matrix(out, entry, out.shape, few=True))
+    return weights @ widened(value).to(weights.dtype)
+
+
+def _entry(shape: torch.Size, number: int) -> list[int]:
+    """Choose one head of one sample, another one in each call."""
+    entry = []
+    for size in reversed(shape[:-2]):
+        entry.append(number % size)
+        number //= 2
+    return entry[::-1]
 
 
 def _matrix(tensor: Tensor, entry: list[int], shape: torch.Size, *, few: bool = False) -> Tensor:
