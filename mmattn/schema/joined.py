@@ -50,7 +50,7 @@ class Joined(AxisBase):
     noun: ClassVar[str] = "any part"
 
     parts: tuple[Part, ...]
-    tokens: tuple[Int[np.ndarray, "_"], ...]
+    tokens: tuple[Int[np.ndarray, " _"], ...]
     names: tuple[str, ...]
 
     def __post_init__(self) -> None:
@@ -90,7 +90,7 @@ class Joined(AxisBase):
         cls,
         parts: dict[str, Part],
         *,
-        tokens: Sequence[Sequence[int] | Int[np.ndarray, "_"]],
+        tokens: Sequence[Sequence[int] | Int[np.ndarray, " _"]],
         length: int | None = None,
         rest: str | dict[int, str] = "special",
     ) -> "Joined":
@@ -165,7 +165,7 @@ class Joined(AxisBase):
         number = int(self._owner[token, 0])
         return None if number < 0 else self.names[number]
 
-    def part(self, name: str | int) -> tuple[Part, Int[np.ndarray, "_"]]:
+    def part(self, name: str | int) -> tuple[Part, Int[np.ndarray, " _"]]:
         """Return a part's own axis and where its tokens stand in the sequence."""
         number = self._number(name)
         return self.parts[number], self.tokens[number]

@@ -244,7 +244,7 @@ def _joined(one: Axis, two: Axis) -> _Entries:
     return _concatenate([*parts, _special(_loose(one), _loose(two))])
 
 
-_Standing: TypeAlias = tuple[Axis, Int[np.ndarray, "_"]]
+_Standing: TypeAlias = tuple[Axis, Int[np.ndarray, " _"]]
 
 
 def _paired(one: Axis, two: Axis) -> list[tuple[_Standing, _Standing]]:

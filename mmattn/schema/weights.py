@@ -93,7 +93,7 @@ class Factored:
 
     def allowed(
         self, blocks: slice, queries: slice | Int[Tensor, " n"]
-    ) -> Bool[Tensor, "block #head query key"] | None:
+    ) -> Bool[Tensor, " block #head query key"] | None:
         """Return which keys may be attended to; everything where neither mask nor bias nor causality says no."""
         count = self.q[blocks].shape[0]
         rows = self.q[:1, :1, queries].shape[2]
@@ -145,7 +145,7 @@ class Dense:
 
     def allowed(
         self, blocks: slice, queries: slice | Int[Tensor, " n"]
-    ) -> Bool[Tensor, "block #head query key"] | None:
+    ) -> Bool[Tensor, " block #head query key"] | None:
         """Return which keys may be attended to, or None where nobody said."""
         if self.mask is None:
             return None
