@@ -108,6 +108,11 @@ def _lift(
 ) -> AttentionMaps:
     """Give places to a recording: prepare the same input, see that it is the same, then join."""
     count = recording.passes
+    if not count:
+        raise InputError(
+            "This recording holds no forward pass of the model itself, only of parts of it. Places need the whole "
+            "model's input. Call the model that was given to capture, or use recording.maps without places."
+        )
     if pass_index is None and count != 1:
         raise InputError(
             f"This recording holds {count} forward passes. One image belongs to one pass. "

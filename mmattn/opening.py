@@ -39,6 +39,8 @@ def open_model(name: str) -> tuple[str, Adapter, Opened]:
         When a config.json cannot be read.
     """
     prefix, _, rest = name.partition(":")
+    if not name.strip():
+        raise NotFoundError(f"The model's name is empty. Names are: {nearest('mmattn:', _suggestions('NAME'))}.")
     if Path(name).is_dir():  # a timm folder has a config.json too
         return _open_hugging_face(name)
     if not rest:

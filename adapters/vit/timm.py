@@ -96,7 +96,7 @@ class TimmVit:
             inputs = stacked([tensor for tensor, _ in made], model=model)
             geometries = tuple(geometry for _, geometry in made)
         else:
-            inputs = to_model(_tensors(media.inputs), model)
+            inputs = to_model(_tensors(media.inputs, model=model), model)
             geometries = _given_geometries(inputs, photos, model=model, processor=processor, options=options)
         size = (int(inputs.shape[3]), int(inputs.shape[2]))
         check_size(model, size)
@@ -176,6 +176,11 @@ def _checked(media: MediaGiven, options: Any) -> TimmOptions:
             f"A vision transformer got {', '.join(others) or 'no picture'}. It looks at pictures. "
             "Pass image=, or inputs= for prepared tensors."
         )
+    if media.generate is not None:
+        raise InputError(
+            f"generate={media.generate} was asked of a vision transformer, which writes nothing. Generation needs a "
+            "model with a decoder. Leave generate= out."
+        )
     if options is not None and not isinstance(options, TimmOptions):
         raise InputError(
             f"options= is a {type(options).__name__}. This adapter takes TimmOptions(size_px=, keep_aspect=, crop=) "
@@ -204,12 +209,18 @@ def _photos(image: Any) -> tuple[Photo, ...]:
     return photos
 
 
-def _tensors(inputs: Any) -> Float[Tensor, "sample channel row col"]:
+def _tensors(inputs: Any, *, model: nn.Module) -> Float[Tensor, "sample channel row col"]:
     if not isinstance(inputs, Tensor) or inputs.ndim != 4 or not inputs.is_floating_point():
         found = f"{inputs.dtype} {list(inputs.shape)}" if isinstance(inputs, Tensor) else type(inputs).__name__
         raise InputError(
             f"inputs= is {found}. It would be a float tensor [sample, 3, row, col], resized and normalized already. "
             "For a picture that is not, pass image=."
+        )
+    channels = getattr(getattr(model.patch_embed, "proj", None), "in_channels", inputs.shape[1])
+    if 0 in inputs.shape or inputs.shape[1] != channels:
+        raise InputError(
+            f"inputs= has shape {list(inputs.shape)}. This model takes [sample, {channels}, row, col], at least one "
+            "sample. Pass such a tensor, or image= for a picture."
         )
     return inputs
 

@@ -50,7 +50,8 @@ class TimmOptions:
 
     def __post_init__(self) -> None:
         sides = () if self.size_px is None else (self.size_px,) if isinstance(self.size_px, int) else self.size_px
-        if any(side < 1 for side in sides) or (self.keep_aspect and len(sides) > 1):
+        whole = isinstance(sides, tuple) and all(isinstance(side, int) and side >= 1 for side in sides)
+        if not whole or len(sides) > 2 or (self.keep_aspect and len(sides) > 1):
             raise InputError(
                 f"size_px={self.size_px} with keep_aspect={self.keep_aspect} is no size. It is a side, at least 1 px, "
                 "or (width, height) without keep_aspect. Pass one of those."

@@ -82,6 +82,7 @@ def _heads(maps: AttentionMaps, layer: AttentionLayer, query: Query, index: int)
             query_axis=Slots.count(1),
             labels=(question.label,),
             method="look",
+            unit="signed relevance" if layer.normalized == "signed" else "share",
             parameters={"layer": index, "head": head},
             uniform=uniform,
             query_tokens=asked_tokens(layer, question),

@@ -73,7 +73,7 @@ def look(
         query_axis=Slots.count(1),
         labels=(question.label,),
         method="look",
-        unit="share",
+        unit="signed relevance" if found.normalized == "signed" else "share",
         parameters={"layer": where, "head": "mean" if head is None else head},
         uniform=uniform_of(found, question),
         outside=None if found.normalized in ("signed", "none") else 1 - values.sum()[None],
@@ -82,6 +82,9 @@ def look(
         query_media=maps.media[0] if maps.media else None,
         source=maps.source,
     )
+
+
+_LAYERS = "Pass an index within the stream (negative: from the end), or a module path such as blocks.11.attn."
 
 
 def one_sample(maps: AttentionMaps, job: str) -> None:
@@ -103,6 +106,8 @@ def find_layer(
     chosen = maps.select(stream=stream, kind=kind)
     if kind is None and any(one.kind == "self" for one in chosen):
         chosen = tuple(one for one in chosen if one.kind == "self")
+    if isinstance(layer, bool) or not isinstance(layer, int):
+        raise InputError(f"layer={layer!r} is no layer. {_LAYERS}")
     if not -len(chosen) <= layer < len(chosen):
         raise NotFoundError(
             f"There is no layer {layer}: this stream has {len(chosen)} {chosen[0].kind}-attention layers, "

@@ -75,7 +75,11 @@ def ask(axis: Axis, query: Query, *, readout: str = "") -> Question:
             )
         token %= len(axis)
         return Question(tokens=(token,), label=f"token {token}{_where(axis, token)}")
-    return _place(axis, [float(v) for v in query])
+    try:
+        numbers = [float(v) for v in query]
+    except (TypeError, ValueError):
+        raise InputError(f"The query {query!r} is not understood. {_FORMS}") from None
+    return _place(axis, numbers)
 
 
 _FORMS = 'Pass "cls", "mean", a token number, a point (x, y) or a box (x0, y0, x1, y1) in pixels of the picture.'

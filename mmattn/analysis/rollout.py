@@ -88,6 +88,8 @@ def rollout(
     recipe = _checked(head_fusion, discard_ratio, residual_weight)
     layers = _chain(maps, stream, start_layer)
     top = layers[-1]
+    first = start_layer % sum(layer.kind == "self" for layer in maps.select(stream=stream))
+    signed = any(layer.normalized in ("signed", "none") for layer in layers)
     question = ask(top.query_axis, query, readout=maps.readout)
     values, uniform = _from_the_top(layers, question, recipe)
     axis = layers[0].key_axis
@@ -97,15 +99,16 @@ def rollout(
         query_axis=Slots.count(1),
         labels=(question.label,),
         method="rollout",
-        unit="share",
+        unit="signed relevance" if signed else "share",
         parameters={
-            "layers": f"{start_layer} to {start_layer + len(layers) - 1}",
+            "layers": f"{first} to {first + sum(layer.kind == 'self' for layer in layers) - 1}"
+            + (" and the pool" if top.kind == "cross" else ""),
             "head_fusion": head_fusion,
             "discard_ratio": discard_ratio,
             "residual_weight": residual_weight,
         },
         uniform=None if uniform is None else uniform.T,
-        outside=(1 - values.sum())[None].clamp(min=0),
+        outside=None if signed else (1 - values.sum())[None].clamp(min=0),
         query_tokens=(_placed(question, top.query_axis, axis),),
         media=maps.media[0] if maps.media else None,
         query_media=maps.media[0] if maps.media else None,
@@ -114,6 +117,9 @@ def rollout(
 
 
 def _checked(head_fusion: str, discard_ratio: float, residual_weight: float) -> _Recipe:
+    for name, share in (("discard_ratio", discard_ratio), ("residual_weight", residual_weight)):
+        if not isinstance(share, int | float):
+            raise InputError(f"{name}={share!r} is no number. It is a share from 0 to below 1. Pass such a number.")
     if head_fusion not in ("mean", "max", "min"):
         raise InputError(f'Heads cannot be fused by "{head_fusion}". Pass head_fusion="mean", "max" or "min".')
     if not 0 <= discard_ratio < 1:
@@ -134,12 +140,13 @@ def _chain(maps: AttentionMaps, stream: str | None, start_layer: int) -> tuple[A
             "This stream has no self-attention to roll out. Rollout needs at least one such layer. "
             "Read its cross-attention with mmattn.look(maps, kind='cross')."
         )
-    if not -len(body) <= start_layer < len(body):
+    if not isinstance(start_layer, int) or not -len(body) <= start_layer < len(body):
         raise NotFoundError(
             f"There is no layer {start_layer} to start from: there are {len(body)}, 0 to {len(body) - 1}. "
             "Pass start_layer in that range."
         )
-    pools = tuple(layer for layer in chosen if layer.kind == "cross" and layer.key_axis == body[-1].query_axis)
+    # A pool may read fewer tokens than the body has (no registers): the bridge between them is its matter.
+    pools = tuple(layer for layer in chosen if layer.kind == "cross" and isinstance(layer.query_axis, Slots))
     last_pool = pools[-1:] if maps.readout == "pool" else ()
     return body[start_layer:] + last_pool
 

@@ -76,9 +76,9 @@ def read_photo(source: Any, *, name: str | None = None) -> Photo:
     if isinstance(source, bytes | bytearray | memoryview):
         return _decode(bytes(source), name=name or "image", what="the bytes")
     if isinstance(source, Tensor):
-        return Photo(pixels=_array_pixels(_rows_last(source), what="tensor"), name=name or "image")
+        return Photo(pixels=_array_pixels(_rows_last(source), what="the tensor"), name=name or "image")
     if isinstance(source, np.ndarray):
-        return Photo(pixels=_array_pixels(source, what="array"), name=name or "image")
+        return Photo(pixels=_array_pixels(source, what="the array"), name=name or "image")
     raise InputError(
         f"A picture cannot be read from a {type(source).__name__}. It would be a path, the bytes of an image file, "
         "a PIL image, a numpy array [row, col, 3] or a tensor [3, row, col]. Convert it to one of those."
@@ -89,6 +89,8 @@ def _from_file(path: Path, *, name: str | None) -> Photo:
     if str(path).startswith(("http:/", "https:/")):
         raise InputError(f"'{path}' is a web address, not a file. mmattn reads local files. Download it first.")
     path = path.expanduser()
+    if path == Path():
+        raise InputError("The picture's path is empty. Pass the path of an image file.")
     if path.is_dir():
         raise InputError(f"'{path}' is a folder, not a picture. Pass one image file in it.")
     try:
@@ -195,16 +197,20 @@ def _rows_last(tensor: Shaped[Tensor, "..."]) -> Shaped[np.ndarray, "..."]:
     return np.moveaxis(array, 0, -1) if array.ndim == 3 else array
 
 
+def _capital(words: str) -> str:
+    return words[0].upper() + words[1:]
+
+
 def _array_pixels(array: Shaped[np.ndarray, "..."], *, what: str) -> UInt8[np.ndarray, "row col 3"]:
     """Return 8-bit RGB pixels of an array with channels last."""
     if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (1, 3, 4)):
-        turned = array.ndim == 3 and array.shape[0] in (1, 3, 4)
+        turned = array.ndim == 3 and array.shape[0] in (1, 3) and min(array.shape[1:]) > 4
         raise InputError(
-            f"The {what} of shape {list(array.shape)} is no picture. It would be [row, col], or [row, col, channel] "
-            f"with 1, 3 or 4 channels. {'Pass np.moveaxis(array, 0, -1).' if turned else 'Check its axes.'}"
+            f"{_capital(what)} of shape {list(array.shape)} is no picture. It would be [row, col], or [row, col, "
+            f"channel] with 1, 3 or 4 channels. {'Pass np.moveaxis(array, 0, -1).' if turned else 'Check its axes.'}"
         )
     if array.size > 4 * MAX_PIXELS:
-        raise InputError(_too_large(f"The {what} of shape {list(array.shape)}"))
+        raise InputError(_too_large(f"{_capital(what)} of shape {list(array.shape)}"))
     if array.ndim == 2:
         array = array[:, :, None]
     pixels = _to_bytes(array[:, :, :3], what=what)
@@ -222,8 +228,8 @@ def _to_bytes(array: Shaped[np.ndarray, "row col channel"], *, what: str) -> UIn
         return pixels
     if not np.issubdtype(array.dtype, np.floating):
         raise InputError(
-            f"The {what} holds {array.dtype} values. A picture holds uint8 (0 to 255), uint16, bool, or floats in "
-            "0 to 1. Convert it, for example with .astype(np.uint8)."
+            f"{_capital(what)} holds {array.dtype} values. A picture holds uint8 (0 to 255), uint16, bool, or floats "
+            "in 0 to 1. Convert it, for example with .astype(np.uint8)."
         )
     return _unit_to_bytes(array, what=what)
 
@@ -234,7 +240,7 @@ def _unit_to_bytes(array: Float[np.ndarray, "row col channel"], *, what: str) ->
     low, high = float(array.min()), float(array.max())
     if not (low >= -1e-6 and high <= 1 + 1e-6):  # also false for NaN
         raise InputError(
-            f"The {what} holds floats from {low:g} to {high:g}. A picture in floats lies in 0 to 1. "
+            f"{_capital(what)} holds floats from {low:g} to {high:g}. A picture in floats lies in 0 to 1. "
             "Divide by 255 if it is in bytes; pass it as inputs= if it is normalized for the model."
         )
     pixels: UInt8[np.ndarray, "row col channel"] = np.round(np.clip(array, 0, 1) * 255).astype(np.uint8)

@@ -10,6 +10,9 @@ from mmattn.errors import OutputError
 def write_whole(path: Path, data: bytes) -> Path:
     """Write `data` to `path`, making the folder, and return the path; on failure nothing is left behind."""
     beside: str | None = None
+    if path.exists() and not path.is_file():
+        kind = "folder" if path.is_dir() else "device"
+        raise OutputError(f"{path} is a {kind}, not a file, and is left alone. Pass the name of a file.")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, beside = tempfile.mkstemp(prefix=f".{path.name[:40]}.", dir=path.parent)

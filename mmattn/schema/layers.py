@@ -71,10 +71,28 @@ class AttentionLayer:
                 f"Layer {self.name} has {len(self.query)} query axes, {len(self.key)} key axes and {self.sample_count} "
                 "samples. Axes are one a sample or one for all. Give as many axes as samples."
             )
+        stored = {storage.head_count for storage in self.storages}
+        if len(stored) > 1 or (self.heads is not None and stored != {self.heads}):
+            raise InputError(
+                f"Layer {self.name} says {self.heads} heads and its storage holds {' and '.join(map(str, stored))}. "
+                "They must agree; heads=None where heads cannot be told from windows. Check the heads."
+            )
         for storage in self.storages:
             if isinstance(storage, Blocks):
                 self._check_side(storage, "query", self.query)
                 self._check_side(storage, "key", self.key)
+            else:
+                self._check_edges(storage)
+
+    def _check_edges(self, edges: Edges) -> None:
+        queries, keys = max(map(len, self.query)), max(map(len, self.key))
+        if edges.query_count != queries or (len(edges.key) and int(edges.key.max()) >= keys):
+            last = int(edges.key.max()) if len(edges.key) else -1
+            raise InputError(
+                f"Layer {self.name} has edges of {edges.query_count} query nodes and up to key node {last}, over axes "
+                f"of {queries} and {keys} nodes. Query nodes are as many as the axis has, key nodes lie in "
+                f"0 to {keys - 1}. Check the edge list and the axes."
+            )
 
     def _check_side(self, blocks: Blocks, side: str, axes: tuple[Axis, ...]) -> None:
         index = blocks.query_index if side == "query" else blocks.key_index

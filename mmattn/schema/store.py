@@ -168,9 +168,6 @@ def _check_layer(layer: AttentionLayer, *, media_count: int) -> None:
     """Check what the schema itself takes on trust from an adapter: indices into the axes and samples."""
     for storage in layer.storages:
         if isinstance(storage, Edges):
-            keys, queries = min(map(len, layer.key)), min(map(len, layer.query))
-            if storage.query_count != queries or (len(storage.key) and int(storage.key.max()) >= keys):
-                raise FormatError(f"edges of layer {layer.name!r:.80} name nodes that its axes do not have")
             if len(storage.position) and int(storage.position.min()) < -1:
                 raise FormatError(f"edges of layer {layer.name!r:.80} have positions below -1")
         elif storage.sample is not None and storage.sample.numel():
@@ -219,6 +216,8 @@ def _write(tensors: dict[str, Tensor], *, metadata: dict[str, str], path: Path) 
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise OutputError(f"{path} is a device, not a file, and is left alone. Pass the name of a file.")
     if path.is_dir():
         raise OutputError(
             f"{path} is a folder. Maps are saved to a file. Pass a name in it: {path / 'maps.safetensors'}."

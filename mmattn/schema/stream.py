@@ -283,6 +283,9 @@ def _fused_before(
                 'by number. Pass heads="mean" or a head.'
             )
         return weights
+    # Users reach this by head=: what they pass is not checked by a type checker.
+    if isinstance(heads, bool) or not isinstance(heads, int | list | tuple | range):
+        raise InputError(f'{heads!r} is no head. Pass a number, several, or "mean", "max", "min" or "each".')
     chosen = [heads] if isinstance(heads, int) else list(heads)
     if not chosen:
         raise InputError('No head was chosen: heads=[] is empty. Pass at least one head, or heads="mean".')

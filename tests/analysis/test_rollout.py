@@ -136,6 +136,48 @@ def test_an_attention_pool_asks_where_the_model_reads_from_it():
     assert found.labels == ("attention pool",)
 
 
+def test_a_pool_that_leaves_the_registers_out_is_still_who_asks():
+    body = grid(special=("register", "register"))
+    patches = grid(special=())
+    maps = random_maps(axis=body, depth=2)
+    weights = torch.softmax(torch.randn(1, 2, 1, len(patches)), dim=-1)
+    pool = AttentionLayer(
+        name="attn_pool",
+        stream="vision",
+        kind="cross",
+        query=(Slots.count(1),),
+        key=(patches,),
+        heads=2,
+        residual="none",
+        storage=(Blocks(source=Dense(weights=weights)),),
+    )
+    found = rollout(AttentionMaps(layers=(*maps.layers, pool), default_stream="vision", readout="pool"))
+    row = torch.cat([torch.zeros(1, 2), weights[0].mean(0)], dim=1).double()
+    assert torch.allclose(found.values.double(), row @ written_out(maps), atol=2e-6)
+    assert found.labels == ("attention pool",)
+    assert found.parameters["layers"] == "0 to 1 and the pool"
+
+
+def test_signed_weights_are_no_shares_and_nothing_is_called_outside():
+    axis = grid(rows=1, cols=2, special=())
+    layer = AttentionLayer(
+        name="difference",
+        query=(axis,),
+        key=(axis,),
+        heads=1,
+        normalized="signed",
+        storage=(Blocks(source=Dense(weights=torch.tensor([[[[0.8, -0.3], [0.2, 0.3]]]]))),),
+    )
+    maps = AttentionMaps(layers=(layer,))
+    for found in (look(maps, query=0), rollout(maps, query=0)):
+        assert found.unit == "signed relevance"
+        assert found.outside is None
+
+
+def test_layers_counted_from_the_end_are_named_from_the_start():
+    assert rollout(random_maps(depth=3), start_layer=-2).parameters["layers"] == "1 to 2"
+
+
 def test_rollout_passes_a_merging_of_patches_by_overlap():
     fine, coarse = grid(rows=4, cols=4, special=()), grid(rows=2, cols=2, special=())
     lower, upper = random_maps(axis=fine, depth=1), random_maps(axis=coarse, depth=1, seed=1)

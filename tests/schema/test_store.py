@@ -271,7 +271,7 @@ def edges_file(path: Path, change) -> Path:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (lambda t, h: t["maps.layers.0.storage.key"].fill_(7), "name nodes that its axes do not have"),
+        (lambda t, h: t["maps.layers.0.storage.key"].fill_(7), "up to key node 7, over axes of 3 and 3 nodes"),
         (lambda t, h: t["maps.layers.0.storage.query"].fill_(7), "Edges name query nodes 7 to 7"),
         (lambda t, h: t["maps.layers.0.storage.position"].fill_(-9), "positions below -1"),
         (lambda t, h: t["maps.layers.0.storage.values"].fill_(torch.nan), "its values .* NaN"),

@@ -50,10 +50,10 @@ DTYPES = st.sampled_from([torch.float32, torch.float16, torch.bfloat16, torch.fl
 
 
 @st.composite
-def blocks(draw: st.DrawFn, queries: int, keys: int) -> Blocks:
+def blocks(draw: st.DrawFn, queries: int, keys: int, heads: int) -> Blocks:
     generator = torch.Generator().manual_seed(draw(st.integers(0, 1000)))
     indexed = draw(st.booleans())
-    count, heads, dim = draw(st.integers(1, 3)) if indexed else 1, draw(st.sampled_from([1, 2, 4])), 3
+    count, dim = draw(st.integers(1, 3)) if indexed else 1, 3
     dtype = draw(DTYPES)
     query, key = (draw(st.integers(1, 4)), draw(st.integers(1, 4))) if indexed else (queries, keys)
     mask = torch.rand(1, 1, query, key, generator=generator) > 0.3 if draw(st.booleans()) else None
@@ -98,12 +98,13 @@ def layers(draw: st.DrawFn, axes: st.SearchStrategy[Axis]) -> AttentionLayer:
             query_count=len(query),
         )
     else:
-        storage = tuple(draw(st.lists(blocks(len(query), len(key)), min_size=1, max_size=2)))
+        heads = draw(st.sampled_from([1, 2, 4]))
+        storage = tuple(draw(st.lists(blocks(len(query), len(key), heads), min_size=1, max_size=2)))
     return AttentionLayer(
         name=draw(st.text(max_size=8)),
         query=(query,),
         key=(key,),
-        heads=draw(st.none() | st.integers(1, 4)),
+        heads=draw(st.sampled_from([None, (storage if isinstance(storage, Edges) else storage[0]).head_count])),
         storage=storage,
         stream="vision",
         kind=draw(st.sampled_from(["self", "cross"])),

@@ -314,3 +314,11 @@ def test_empty_selections_are_empty_and_not_an_accident():
     assert layer.storage[0].rows(1, 1).weights.shape == (2, 0, 3)
     with pytest.raises(InputError, match="No head was chosen"):
         stream.received(layer, heads=[])
+
+
+def test_edges_beyond_their_axes_are_refused():
+    edges = Edges.sort(query=torch.tensor([0]), key=torch.tensor([5]), values=torch.ones(1, 1), query_count=2)
+    with pytest.raises(InputError, match="up to key node 5, over axes of 2 and 3 nodes"):
+        layer_of(edges, 2, 3)
+    with pytest.raises(InputError, match="edges of 2 query nodes"):
+        layer_of(edges, 4, 6)
