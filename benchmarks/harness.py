@@ -143,6 +143,8 @@ def interleaved(runs: dict[str, Run], *, rounds: int, device: str = "cpu") -> di
     torch.empty(_WARM_BYTES, dtype=torch.uint8).fill_(1)
     for run in runs.values():  # the first run of anything is not what users feel
         run()
+    gc.collect()
+    gc.freeze()  # so that the collections between runs look at what the runs left, not at all of torch
     names = list(runs)
     for number in range(rounds):
         first = number % len(names)
@@ -218,7 +220,7 @@ def described(options: Namespace) -> dict[str, str]:
 def _options(title: str) -> ArgumentParser:
     parser = ArgumentParser(description=title)
     parser.add_argument("--rounds", type=int, default=30, help="how often each way runs (30)")
-    parser.add_argument("--threads", type=int, default=0, help="threads of torch and OpenCV (as they come)")
+    parser.add_argument("--threads", type=int, default=1, help="threads of torch and OpenCV (1; 0: as they come)")
     parser.add_argument("--only", default="", help="only the cases whose name holds this")
     parser.add_argument("--json", default="", help="write everything measured to this file")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu or cuda")

@@ -41,7 +41,7 @@ class Recording:
 
     @property
     def calls(self) -> list[Call]:
-        """Every attention so far, in the order of the run."""
+        """Every attention so far, in the order of the run; self-checks still put off are run now."""
         return self._watcher.finished()
 
     @property
@@ -192,7 +192,6 @@ def _capturing(model: nn.Module, taps: Sequence[Tap], reduce: Reduce | None) -> 
             for tap in taps:
                 stack.enter_context(tap(model, watcher.emit))
             yield recording
-        watcher.settle()
     finally:
         watcher.root = None
     if not watcher.entries:

@@ -19,7 +19,7 @@ def fused_check(call: Call, value: Tensor, out: Tensor) -> Later | None:
     """Return what computes the relative error over two rows of one head; None where nothing can be compared.
 
     Only what will be gone is copied now: one head of the value, two rows of the output. Between two matrix
-    products of the model each of the few small operations costs three times what it costs in a row.
+    products of the model each of the few small operations costs three times what it costs among its own kind.
     """
     out, value = unwrapped(out), unwrapped(value)
     if out.is_meta or out.is_nested or out.numel() == 0:
