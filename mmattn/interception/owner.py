@@ -39,8 +39,9 @@ def module_paths(model: nn.Module) -> tuple[dict[int, str], list[nn.Module]]:
             named[kind] = is_attention(module)
         if named[kind]:
             attentions.append(module)
-        inner = [(child, _joined(path, name)) for name, child in module._modules.items() if child is not None]
-        waiting += reversed(inner)
+        if module._modules:  # most have none
+            inner = [(child, _joined(path, name)) for name, child in module._modules.items() if child is not None]
+            waiting += inner[::-1]
     return paths, attentions
 
 

@@ -111,11 +111,12 @@ def refuse_empty(model: nn.Module, *, passes: int, ran: tuple[str, ...], elsewhe
 def _scripted(model: nn.Module) -> list[tuple[str, nn.Module]]:
     """Return the TorchScript modules; a model that has none is told by its classes alone."""
     kinds: set[type] = set()
-    waiting = [model]
+    waiting: list[nn.Module | None] = [model]
     while waiting:
         module = waiting.pop()
         kinds.add(type(module))
-        waiting += [child for child in module._modules.values() if child is not None]
+        if module is not None and module._modules:
+            waiting += module._modules.values()
     if not any(issubclass(kind, torch.jit.ScriptModule) for kind in kinds):
         return []
     return [(path, module) for path, module in model.named_modules() if isinstance(module, torch.jit.ScriptModule)]
