@@ -103,6 +103,12 @@ class TransformersText:
         """
         if options is not None:
             raise InputError(f"Options {options!r} were given. Text encoders have none. Leave options= out.")
+        others = [kind for kind in ("image", "audio", "video", "graph", "generate") if getattr(media, kind) is not None]
+        if others:
+            raise InputError(
+                f"{type(model).__name__} was given {', '.join(others)}. It reads text and writes none. "
+                "Pass text=, or open a model that looks at pictures, such as mmattn:dinov2-small."
+            )
         if media.inputs is not None:
             return _prepared_inputs(model, media.inputs)
         texts = _texts(media.text)

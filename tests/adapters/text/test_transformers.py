@@ -218,6 +218,11 @@ def test_a_text_that_cannot_be_read_is_refused(text: Any, message: str, tokenize
         adapter.prepare(model, MediaGiven(text=text), tokenizer, None)
 
 
+def test_a_picture_given_to_a_reader_of_text_is_named() -> None:
+    with pytest.raises(InputError, match=r"BertModel was given image\. It reads text"):
+        adapter.prepare(small("bert"), MediaGiven(image="x"), None, None)
+
+
 def test_roberta_counts_its_positions_from_behind_the_padding(tokenizer: Any) -> None:
     model = small("roberta", max_position_embeddings=41)
     attend(model, text="cat " * 38, processor=tokenizer)  # 40 tokens: as many as fit
