@@ -8,16 +8,10 @@ import torch
 from torch import Tensor
 
 from mmattn.errors import NoAttentionError
-from mmattn.interception.room import Room
 
 
-def keep(tensor: Tensor, *, room: Room | None = None) -> Tensor:
+def keep(tensor: Tensor) -> Tensor:
     """Return a detached copy; dimensions that were expanded stay expanded.
-
-    Parameters
-    ----------
-    room
-        Where the copies of one recording lie; None: where torch puts them.
 
     Raises
     ------
@@ -27,15 +21,11 @@ def keep(tensor: Tensor, *, room: Room | None = None) -> Tensor:
     plain = unwrapped(tensor).detach()
     strides = plain.stride()
     if 0 not in strides:
-        return _copy(plain, room)
+        return plain.clone(memory_format=torch.contiguous_format)
     small = plain
     for dim, stride in enumerate(strides):
         small = small if stride else small.narrow(dim, 0, min(1, small.shape[dim]))
-    return _copy(small, room).expand(plain.shape)
-
-
-def _copy(tensor: Tensor, room: Room | None) -> Tensor:
-    return tensor.clone(memory_format=torch.contiguous_format) if room is None else room.copy(tensor)
+    return small.clone(memory_format=torch.contiguous_format).expand(plain.shape)
 
 
 def unwrapped(tensor: Tensor) -> Tensor:

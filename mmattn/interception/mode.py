@@ -21,7 +21,6 @@ from mmattn.interception.calls import Call
 from mmattn.interception.keep import keep, unwrapped
 from mmattn.interception.owner import head_count, is_channel_width, running_modules
 from mmattn.interception.refuse import refuse_checkpointed_edit
-from mmattn.interception.room import Room
 from mmattn.interception.selfcheck import Later
 
 Handler = Callable[["AttentionMode", Asked], Any]
@@ -100,7 +99,6 @@ class AttentionMode(TorchFunctionMode):
         self.followers = followers
         self.followed: dict[int, Any] = {}
         self.watchers: list[Watcher] = []
-        self.room = Room()
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run one torch function; attention is told to the watchers on the way."""
@@ -123,7 +121,7 @@ class AttentionMode(TorchFunctionMode):
         out = sight.run() if edited is None else sight.rerun(edited)
         if edited is not None:
             draft = draft.but(q=None, k=None, mask=None, causal=False, softcap=None, weights=edited)
-        _record(sight, draft, out, seen, self.room)
+        _record(sight, draft, out, seen)
         return out
 
 
@@ -155,9 +153,9 @@ def detached(call: Call) -> Call:
     return call.but(**_changed(call, lambda tensor: unwrapped(tensor).detach()))
 
 
-def copies(call: Call, *, room: Room) -> dict[str, Any]:
+def copies(call: Call) -> dict[str, Any]:
     """Return copies of the call's tensors, in memory of their own, by name."""
-    return _changed(call, lambda tensor: keep(tensor, room=room))
+    return _changed(call, keep)
 
 
 def checked_edit(result: Tensor | None, *, like: Tensor, path: str) -> Tensor | None:
@@ -216,12 +214,12 @@ def _edited(sight: Sight, draft: Call, seen: list[tuple[Watcher, str]]) -> Tenso
     return edited
 
 
-def _record(sight: Sight, draft: Call, out: Any, seen: list[tuple[Watcher, str]], room: Room) -> None:
+def _record(sight: Sight, draft: Call, out: Any, seen: list[tuple[Watcher, str]]) -> None:
     kept: list[dict[str, Any]] = []
 
     def copy() -> dict[str, Any]:
         if not kept:
-            kept.append(copies(draft, room=room))
+            kept.append(copies(draft))
         return kept[0]
 
     def check(call: Call) -> Tensor | Later | None:

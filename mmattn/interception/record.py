@@ -13,7 +13,6 @@ from mmattn.interception.keep import keep, shares_memory
 from mmattn.interception.mode import Check, Copy, copies, detached
 from mmattn.interception.positions import positions_maps
 from mmattn.interception.refuse import refuse_empty, refuse_unreadable
-from mmattn.interception.room import Room
 from mmattn.interception.selfcheck import Later
 from mmattn.interception.watch import ModelWatcher
 from mmattn.schema.maps import AttentionMaps
@@ -100,7 +99,6 @@ class _Reader(ModelWatcher):
     def __init__(self, model: nn.Module, reduce: Reduce | None) -> None:
         super().__init__(model)
         self.reduce = reduce
-        self.room = Room()
         self.entries: list[tuple[Call, Tensor | Later | None]] = []
         self.settled = 0
 
@@ -128,7 +126,7 @@ class _Reader(ModelWatcher):
 
     def emit(self, call: Call) -> Tensor | None:
         """Keep a call that a tap saw."""
-        kept = self.number(call, call.module, **copies(call, room=self.room))
+        kept = self.number(call, call.module, **copies(call))
         self.entries.append((kept, None))
         self.counted(call.module)
         return None
