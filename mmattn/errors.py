@@ -29,8 +29,11 @@ class PlaceError(MmattnError, LookupError):
     """A token without a place, or a place without a token."""
 
 
-class ModelError(MmattnError, TypeError):
-    """A model that cannot be read the way it was asked for."""
+class ModelError(MmattnError, ValueError):
+    """A model that cannot be read the way it was asked for.
+
+    No TypeError: torch's operators such as `@` turn one that is raised inside them into "unsupported operand".
+    """
 
 
 class NoAttentionError(ModelError):

@@ -180,7 +180,7 @@ def _attend(mode: AttentionMode, asked: Asked, product: _Product) -> Any:
         dropout=trail.dropout,
         value_dim=product.value_dim,
     )
-    sight = Sight(draft=draft, value=product.value, weights=lambda: weights, run=asked.run, rerun=rerun, check=check)
+    sight = Sight(draft=draft, value=product.value, weights=weights.clone, run=asked.run, rerun=rerun, check=check)
     return mode.attend(sight)
 
 

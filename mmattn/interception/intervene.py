@@ -6,9 +6,9 @@ from fnmatch import fnmatchcase
 
 from torch import Tensor, nn
 
-from mmattn.errors import NotFoundError, nearest
+from mmattn.errors import InputError, NotFoundError, nearest
 from mmattn.interception.calls import Call, Tap
-from mmattn.interception.mode import checked_edit, detached
+from mmattn.interception.mode import checked_edit, detached, kept_from_operators
 from mmattn.interception.refuse import refuse_checkpointed_edit, refuse_empty, refuse_unreadable
 from mmattn.interception.watch import ModelWatcher
 
@@ -35,7 +35,8 @@ class _Writer(ModelWatcher):
 
     def edit(self, weights: Tensor, call: Call) -> Tensor | None:
         """Return what the user's function makes of the weights."""
-        return self.change(weights, call)
+        with kept_from_operators(f"The edit of {call.module or 'the root module'}"):
+            return self.change(weights, call)
 
     def emit(self, call: Call) -> Tensor | None:
         """Edit a call that a tap saw; the tap uses what comes back in place of its weights."""
@@ -44,18 +45,25 @@ class _Writer(ModelWatcher):
         if call.weights is None or not self.selects(call.module):
             return None
         refuse_checkpointed_edit(call.module)
-        return checked_edit(self.change(call.weights, detached(numbered)), like=call.weights, path=call.module)
+        return checked_edit(self.edit(call.weights, detached(numbered)), like=call.weights, path=call.module)
 
     def require_modules(self) -> None:
         """Raise for a name that no module has."""
         if self.layers is None or callable(self.layers):
             return
+        if not self.layers:
+            raise InputError(
+                "layers=[] names no layer, so nothing would be edited. layers is a path, several, or a function of the "
+                "path. Pass layers=None to edit every layer."
+            )
         known = [path for path in self.paths.values() if path]
+        named = self._attention_paths()
         for name in self.layers:
             if not any(_holds(name, path) for path in self.paths.values()):
+                listed = "Its attention layers are" if named else "No class in it is named *Attention; its modules are"
                 raise NotFoundError(
-                    f"The model has no module {name!r} to edit. Its attention layers are: "
-                    f"{nearest(name, self._attention_paths() or known)}. Pass one of these paths in layers=."
+                    f"The model has no module {name!r} to edit. {listed}: "
+                    f"{nearest(name, named or known)}. Pass one of these paths in layers=."
                 )
 
     def require_edits(self) -> None:
@@ -63,9 +71,10 @@ class _Writer(ModelWatcher):
         if any(self.chosen.values()) or not self.called:
             return
         asked = "the predicate" if callable(self.layers) else ", ".join(self.layers or ())
+        seen = [path or "the model itself" for path in self.called]
         raise NotFoundError(
             f"No attention of the layers asked for ({asked}) was seen. Attention was seen in: "
-            f"{nearest('', self.called)}. Pass one of these paths in layers=."
+            f"{nearest('', seen)}. Pass one of these paths in layers=."
         )
 
     def _selects(self, path: str) -> bool:
@@ -76,7 +85,7 @@ class _Writer(ModelWatcher):
         return any(_holds(name, path) for name in self.layers)
 
     def _attention_paths(self) -> list[str]:
-        return [self.paths[id(module)] for module in self.attentions]
+        return [path for module in self.attentions if (path := self.paths[id(module)])]
 
 
 def intervene(
@@ -106,7 +115,7 @@ def intervene(
     NotFoundError
         A layer that the model does not have, or (at the end of the block) of which no attention was seen.
     InputError
-        The edit returned another shape.
+        The edit returned another shape, or raised a TypeError: from inside `@` torch would lose it.
     ModelError
         Under activation checkpointing with gradients on, whose backward pass would not see the edit.
     NoAttentionError

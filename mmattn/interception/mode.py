@@ -13,7 +13,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
+from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack, _pop_mode, _push_mode
 
 from mmattn.errors import InputError
 from mmattn.interception.asked import Asked
@@ -127,19 +127,29 @@ class AttentionMode(TorchFunctionMode):
 
 @contextmanager
 def watching(watcher: Watcher, handlers: dict[Any, Handler], followers: dict[Any, Handler]) -> Iterator[None]:
-    """Put a watcher on this thread's mode, pushing a mode if none is there."""
+    """Put a watcher on this thread's mode: the first pushes one, the last to leave takes it off."""
     mode = current_mode()
-    if mode is not None:
-        mode.watchers.append(watcher)
-        try:
-            yield
-        finally:
-            mode.watchers.remove(watcher)
-        return
-    mode = AttentionMode(handlers, followers)
+    if mode is None:
+        mode = AttentionMode(handlers, followers)
+        mode.__enter__()  # type: ignore[no-untyped-call]
     mode.watchers.append(watcher)
-    with mode:
+    try:
         yield
+    finally:
+        mode.watchers.remove(watcher)
+        if not mode.watchers:
+            _take_off(mode)
+
+
+def _take_off(mode: AttentionMode) -> None:
+    """Remove a mode from this thread's stack; modes that were pushed after it stay."""
+    if mode not in _get_current_function_mode_stack():  # type: ignore[no-untyped-call]
+        return
+    above = []
+    while (top := _pop_mode()) is not mode:  # type: ignore[no-untyped-call]
+        above.append(top)
+    for other in reversed(above):
+        _push_mode(other)  # type: ignore[no-untyped-call]
 
 
 def current_mode() -> AttentionMode | None:
@@ -175,6 +185,20 @@ def checked_edit(result: Tensor | None, *, like: Tensor, path: str) -> Tensor | 
     )
 
 
+@contextmanager
+def kept_from_operators(who: str) -> Iterator[None]:
+    """Raise a TypeError of the user's own function as an InputError, which survives torch's operators.
+
+    Torch 2.14: `weights @ value` takes a TypeError from inside for "I cannot multiply these".
+    """
+    try:
+        yield
+    except TypeError as error:
+        raise InputError(
+            f"{who} raised TypeError: {error}. The traceback above shows where. Mend the function that you passed."
+        ) from error
+
+
 def _changed(call: Call, change: Callable[[Tensor], Tensor]) -> dict[str, Any]:
     given = {"q": call.q, "k": call.k, "weights": call.weights, "mask": call.mask}
     return {name: change(tensor) for name, tensor in given.items() if tensor is not None}
@@ -206,7 +230,7 @@ def _edited(sight: Sight, draft: Call, seen: list[tuple[Watcher, str]]) -> Tenso
         if not watcher.selects(path):
             continue
         refuse_checkpointed_edit(path)
-        weights = sight.weights() if edited is None else edited
+        weights = sight.weights() if edited is None else edited.clone()  # an edit may write into them
         result = watcher.edit(weights, call)
         if result is None:
             continue

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from mmattn.errors import GoneError
 from mmattn.interception.calls import Call, Tap
 from mmattn.interception.keep import keep, shares_memory
-from mmattn.interception.mode import Check, Copy, copies, detached
+from mmattn.interception.mode import Check, Copy, copies, detached, kept_from_operators
 from mmattn.interception.positions import positions_maps
 from mmattn.interception.refuse import refuse_empty, refuse_unreadable
 from mmattn.interception.selfcheck import Later
@@ -110,7 +110,9 @@ class _Reader(ModelWatcher):
         else:
             whole = self.number(detached(draft), path)
             error = _now(check(whole))  # of the model's own tensors, which will be gone
-            kept = _reduced(whole, self.reduce(whole))
+            with kept_from_operators(f"The reducer of {path or 'the root module'}"):
+                smaller = self.reduce(whole)
+            kept = _reduced(whole, smaller)
         self.entries.append((kept, error))
         self.counted(path)
         if len(self.entries) - self.settled >= MOST_WAITING:

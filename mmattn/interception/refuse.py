@@ -58,11 +58,13 @@ def refuse_checkpointed_edit(path: str) -> None:
     given = [frame.f_locals.get("args", ()) for frame in frames if frame.f_code.co_name == "forward"]
     reentrant = any(isinstance(tensor, Tensor) and tensor.requires_grad for args in given for tensor in args)
     if torch.is_grad_enabled() or reentrant:
+        # Inside reentrant checkpointing gradients are off anyway: nobody can see what holds outside.
+        instead = "with an input that requires no grad (input.detach())" if reentrant else "under torch.no_grad()"
         raise ModelError(
             f"{path or 'The model'} runs under activation checkpointing with gradients on, whose backward pass "
             "recomputes attention without the edit: the gradient would be wrong. Edits are right without "
             "checkpointing, or without gradients. Turn checkpointing off (timm: model.set_grad_checkpointing(False)), "
-            "or run under torch.no_grad()."
+            f"or run {instead}."
         )
 
 
@@ -83,8 +85,9 @@ def refuse_empty(model: nn.Module, *, passes: int, ran: tuple[str, ...], elsewhe
             "function that the thread runs."
         )
     if ran:
+        named = ", ".join(path or "the model itself" for path in ran[:5])
         raise NoAttentionError(
-            f"No attention was seen in {name}, though {', '.join(ran[:5])} ran. Attention is a softmax whose result "
+            f"No attention was seen in {name}, though {named} ran. Attention is a softmax whose result "
             "is multiplied with a value, or one of torch's attention kernels; a custom kernel (flash-attn, xformers) "
             "or attention without a softmax cannot be read. Switch the model to torch's scaled_dot_product_attention "
             '(transformers: attn_implementation="sdpa"), or pass a tap that emits its weights.'

@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.overrides import _get_current_function_mode_stack
+from torch.overrides import BaseTorchFunctionMode, _get_current_function_mode_stack
 from torch.utils.checkpoint import checkpoint
 from written_out import formula
 
@@ -76,6 +76,19 @@ def test_nested_captures_see_the_same() -> None:
     assert [call.pass_index for call in outer.calls] == [0, 0, 1, 1]
     assert outer.passes == 2
     assert not _get_current_function_mode_stack()
+
+
+def test_a_capture_outlives_the_one_that_was_opened_before_it() -> None:
+    model, x = Model(), draw(2, 5, 16)
+    first, second, other = capture(model), capture(model), BaseTorchFunctionMode()
+    one, _, two = first.__enter__(), other.__enter__(), second.__enter__()
+    model(x)
+    first.__exit__(None, None, None)
+    model(x)
+    second.__exit__(None, None, None)
+    assert (len(one.calls), len(two.calls)) == (2, 4)
+    assert _get_current_function_mode_stack() == [other]
+    other.__exit__(None, None, None)
 
 
 def test_nested_captures_of_two_models_stay_apart() -> None:

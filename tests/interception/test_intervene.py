@@ -141,6 +141,21 @@ def test_none_leaves_the_fused_kernel_bit_for_bit() -> None:
     assert seen == [torch.Size([2, 4, 5, 5])] * 3
 
 
+def test_none_after_writing_into_the_weights_changes_nothing() -> None:
+    model, x, seen = Model(fused=False).eval(), draw(2, 5, 32), []
+    with torch.no_grad():
+        plain = model(x)
+        with (
+            intervene(model, lambda weights, call: weights * 2),
+            intervene(model, lambda weights, call: seen.append(weights.zero_())),
+        ):
+            doubled = model(x)
+        assert torch.equal(doubled, written_out(lambda weights: weights * 2)(x))
+        with intervene(model, lambda weights, call: seen.append(weights.zero_())):
+            assert torch.equal(model(x), plain)
+    assert len(seen) == 6
+
+
 @pytest.mark.parametrize(
     "layers",
     ["blocks.1.attn", ["blocks.1.attn"], "blocks.1", "blocks.?.attn", lambda path: path == "blocks.1.attn"],

@@ -5,9 +5,10 @@ import warnings
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from mmattn import errors
-from mmattn.interception import capture, intervene
+from mmattn.interception import Call, capture, intervene
 
 
 def layer() -> nn.Module:
@@ -92,6 +93,60 @@ def test_a_custom_kernel_is_named_as_the_likely_cause() -> None:
     model = nn.Sequential(FlashAttention())
     with pytest.raises(errors.NoAttentionError, match=r"though 0 ran.*custom kernel.*sdpa"), capture(model):
         model(torch.randn(1, 3, 4))
+
+
+class Operator(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return (x @ x.mT).softmax(-1) @ x
+
+
+def test_refusals_pass_through_the_matmul_operator() -> None:
+    model, x = Operator(), torch.randn(2, 3, 4)
+    with pytest.raises(errors.NoAttentionError, match=r"torch\.vmap"), capture(model):
+        torch.vmap(model)(x[:, None])
+
+    def broken(weights: Tensor, call: Call) -> Tensor:
+        raise TypeError("my own bug")
+
+    with pytest.raises(errors.InputError, match="edit of the root module raised TypeError: my own bug") as caught:  # noqa: SIM117
+        with intervene(model, broken):
+            model(x)
+    assert isinstance(caught.value.__cause__, TypeError)
+    with (
+        pytest.raises(errors.InputError, match="reducer of the root module.*my own bug"),
+        capture(model, reduce=lambda call: broken(call.weights, call)),
+    ):
+        model(x)
+
+
+def test_a_root_without_a_path_is_named_in_words() -> None:
+    class FooAttention(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x
+
+    with pytest.raises(errors.NoAttentionError, match="though the model itself ran"), capture(model := FooAttention()):
+        model(torch.randn(2, 3))
+
+
+def test_layers_are_refused_at_once_where_they_name_nothing() -> None:
+    with pytest.raises(errors.InputError, match=r"layers=\[\] names no layer"):
+        intervene(Operator(), lambda weights, call: None, layers=[])
+    model = nn.Sequential(nn.Linear(4, 4), Operator())
+    with pytest.raises(errors.NotFoundError, match=r"No class in it is named \*Attention; its modules are: 0, 1"):
+        intervene(model, lambda weights, call: None, layers="nope")
+
+
+@pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad")
+def test_reentrant_checkpointing_says_what_helps() -> None:
+    class Recomputed(Operator):
+        def forward(self, x: Tensor) -> Tensor:
+            return checkpoint(super().forward, x, use_reentrant=True)
+
+    model, x = Recomputed(), torch.randn(2, 3, 4)
+    with torch.no_grad(), intervene(model, lambda weights, call: weights):
+        with pytest.raises(errors.ModelError, match=r"requires no grad \(input\.detach"):
+            model(x.requires_grad_())
+        model(x.detach())
 
 
 def test_what_is_no_module_is_refused() -> None:
