@@ -5,6 +5,7 @@ from torch import Tensor
 
 from mmattn.errors import ModelError
 from mmattn.interception.calls import Call
+from mmattn.interception.formula import repeat_heads
 from mmattn.schema.weights import Blocks, Dense, Factored
 
 
@@ -47,9 +48,10 @@ def head_count(call: Call) -> int | None:
 
 def _factored(call: Call, q: Tensor, k: Tensor) -> Factored:
     heads = call.head_count
-    mask = call.mask
-    if mask is not None:
-        mask = _four(mask, heads) if mask.dim() == q.dim() else mask.reshape((1,) * (4 - mask.dim()) + mask.shape)
+    if q.dim() == k.dim() == 3 and 1 not in (len(q), len(k)) and len(q) != len(k):
+        q, k = q[None], k[None]  # grouped heads without a batch
+    q, k = broadcast(q, k)
+    mask = None if call.mask is None else _mask(call.mask, q, heads)
     boolean = mask is not None and mask.dtype == torch.bool
     return Factored(
         q=_four(q, heads),
@@ -62,6 +64,29 @@ def _factored(call: Call, q: Tensor, k: Tensor) -> Factored:
     )
 
 
+def broadcast(q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
+    """Expand q and k, as views, to the leading dimensions that the kernel gives them; 4-d key heads stay few."""
+    if q.shape[:-2] == k.shape[:-2]:
+        return q, k
+    if max(q.dim(), k.dim()) != 4:
+        k = repeat_heads(k, like=q)
+        lead = torch.broadcast_shapes(q.shape[:-2], k.shape[:-2])
+        return q.expand(*lead, -1, -1), k.expand(*lead, -1, -1)
+    batch = torch.broadcast_shapes(q.shape[:-3], k.shape[:-3])
+    q_heads, k_heads = (tensor.shape[-3] if tensor.dim() > 2 else 1 for tensor in (q, k))
+    q_heads = k_heads if q_heads == 1 else q_heads
+    return q.expand(*batch, q_heads, -1, -1), k.expand(*batch, k_heads, -1, -1)
+
+
+def _mask(mask: Tensor, q: Tensor, heads: int | None) -> Tensor:
+    """Bring a mask to four dimensions as `_four` brings q, expanded where q's leading dimensions become blocks."""
+    if q.dim() == 4:
+        return mask.reshape((1,) * (4 - mask.dim()) + mask.shape)
+    if mask.dim() == 2:
+        return mask[None, None]
+    return _four(mask.expand(*q.shape[:-2], -1, -1), heads)
+
+
 def _four(tensor: Tensor, heads: int | None) -> Tensor:
     """Bring `[..., query, x]` to `[block, head, query, x]`."""
     if tensor.dim() == 4:
@@ -69,5 +94,5 @@ def _four(tensor: Tensor, heads: int | None) -> Tensor:
     if tensor.dim() == 2:
         return tensor[None, None]
     if tensor.dim() == 3 and heads and tensor.shape[0] % heads == 0 and tensor.shape[0] > 1:
-        return tensor.view(-1, heads, *tensor.shape[1:])
+        return tensor.unflatten(0, (-1, heads))
     return tensor.flatten(0, -3)[:, None]

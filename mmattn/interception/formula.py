@@ -74,7 +74,9 @@ def widened(tensor: Tensor) -> Tensor:
 
 
 def repeat_heads(shared: Tensor, *, like: Tensor) -> Tensor:
-    """Return keys or values with one head for each query head."""
+    """Return keys or values with one head for each query head; what broadcasts is left as it is."""
     if shared.dim() < 3 or like.dim() < 3 or shared.shape[-3] in (1, like.shape[-3]):
+        return shared
+    if like.shape[-3] == 1:
         return shared
     return shared.repeat_interleave(like.shape[-3] // shared.shape[-3], dim=-3)

@@ -41,9 +41,9 @@ def on_sdpa(mode: AttentionMode, asked: Asked) -> Any:
     call = _call(given)
 
     def weights() -> Tensor:
-        return attention_weights(
-            _as_kernel(given.query), _as_kernel(given.key), mask=call.mask, causal=call.causal, scale=call.scale
-        )
+        assert call.q is not None
+        assert call.k is not None
+        return attention_weights(call.q, call.k, mask=call.mask, causal=call.causal, scale=call.scale)
 
     def rerun(edited: Tensor) -> Tensor:
         return contract(edited, _as_kernel(given.value), dropout=given.dropout_p)
@@ -73,12 +73,15 @@ def contract(weights: Tensor, value: Tensor, *, dropout: float) -> Tensor:
 
 
 def _call(given: _Arguments) -> Call:
-    scale = 1 / math.sqrt(given.query.shape[-1]) if given.scale is None else float(given.scale)
+    query, value = given.query, given.value
+    if value.shape[:-3] != query.shape[:-3]:  # samples that differ in the value alone are samples too
+        query = query.expand(*torch.broadcast_shapes(query.shape[:-3], value.shape[:-3]), *query.shape[-3:])
+    scale = 1 / math.sqrt(query.shape[-1]) if given.scale is None else float(given.scale)
     return Call(
         module="",
         order=0,
         pass_index=0,
-        q=_as_kernel(given.query),
+        q=_as_kernel(query),
         k=_as_kernel(given.key),
         mask=_dense_mask(given.attn_mask),
         causal=bool(given.is_causal),

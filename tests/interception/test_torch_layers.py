@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 from written_out import formula
 
-from mmattn.interception import capture, weights_of
+from mmattn.interception import capture, intervene, weights_of
+from mmattn.interception.blocks import to_blocks
 
 
 class Bare(nn.Module):
@@ -64,6 +65,44 @@ def test_row_without_an_allowed_key_is_zero_as_in_the_kernel() -> None:
         out = model(q, k, v, attn_mask=mask)
     assert out[0, 0, 1].abs().max() == 0
     assert weights_of(recording.calls[0])[0, 0, 1].abs().max() == 0
+
+
+@pytest.mark.parametrize(
+    ("q", "k", "v", "mask"),
+    [
+        ((1, 4, 5, 8), (2, 4, 7, 8), (2, 4, 7, 8), None),
+        ((2, 4, 5, 8), (1, 4, 7, 8), (1, 4, 7, 8), (2, 1, 1, 7)),
+        ((2, 1, 5, 8), (2, 4, 7, 8), (2, 4, 7, 8), (5, 7)),
+        ((2, 4, 5, 8), (1, 1, 7, 8), (1, 1, 7, 8), None),
+        ((1, 4, 5, 8), (1, 4, 7, 8), (2, 4, 7, 8), None),
+        ((6, 5, 8), (1, 7, 8), (6, 7, 8), (6, 1, 7)),
+        ((2, 3, 4, 5, 8), (2, 3, 4, 7, 8), (2, 3, 4, 7, 8), (2, 3, 1, 1, 7)),
+        ((2, 3, 4, 5, 8), (1, 3, 1, 7, 8), (2, 3, 1, 7, 8), (4, 5, 7)),
+    ],
+)
+def test_broadcast_operands_give_every_sample_its_weights(q, k, v, mask) -> None:
+    query, key, value = draw(*q), draw(*k), draw(*v)
+    allowed = None if mask is None else draw(*mask) > -1
+    model = Bare()
+    with capture(model) as recording:
+        out = model(query, key, value, attn_mask=allowed)
+    scores = query.double() @ key.double().mT / 8**0.5
+    expected = (scores if allowed is None else scores.masked_fill(~allowed, -torch.inf)).softmax(-1)
+    expected = expected.expand(*out.shape[:-2], -1, -1)
+    blocks = to_blocks(recording.calls[0])
+    torch.testing.assert_close(blocks.weights().double().view_as(expected), expected, atol=1e-5, rtol=0)
+    parts = [part.weights() for sample in range(len(blocks.sample)) if (part := blocks.of_sample(sample))]
+    assert torch.equal(torch.cat(parts), blocks.weights())
+    with intervene(model, lambda weights, call: weights * 2):
+        torch.testing.assert_close(model(query, key, value, attn_mask=allowed), 2 * out, atol=1e-5, rtol=0)
+
+
+def test_grouped_heads_without_a_batch_stay_heads() -> None:
+    q, k = draw(4, 5, 8), draw(2, 7, 8)
+    with capture(Bare()) as recording:
+        recording.model(q, k, k, enable_gqa=True)
+    weights = to_blocks(recording.calls[0]).weights()
+    torch.testing.assert_close(weights.double(), formula(q[None], k[None]), atol=1e-5, rtol=0)
 
 
 def test_grouped_queries_keep_their_few_key_heads() -> None:
