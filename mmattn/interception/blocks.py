@@ -70,9 +70,9 @@ def broadcast(q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
         return q, k
     if max(q.dim(), k.dim()) != 4:
         k = repeat_heads(k, like=q)
-        lead = torch.broadcast_shapes(q.shape[:-2], k.shape[:-2])
+        lead = torch.broadcast_shapes(q.shape[:-2], k.shape[:-2])  # type: ignore[no-untyped-call]
         return q.expand(*lead, -1, -1), k.expand(*lead, -1, -1)
-    batch = torch.broadcast_shapes(q.shape[:-3], k.shape[:-3])
+    batch = torch.broadcast_shapes(q.shape[:-3], k.shape[:-3])  # type: ignore[no-untyped-call]
     q_heads, k_heads = (tensor.shape[-3] if tensor.dim() > 2 else 1 for tensor in (q, k))
     q_heads = k_heads if q_heads == 1 else q_heads
     return q.expand(*batch, q_heads, -1, -1), k.expand(*batch, k_heads, -1, -1)
@@ -94,5 +94,5 @@ def _four(tensor: Tensor, heads: int | None) -> Tensor:
     if tensor.dim() == 2:
         return tensor[None, None]
     if tensor.dim() == 3 and heads and tensor.shape[0] % heads == 0 and tensor.shape[0] > 1:
-        return tensor.unflatten(0, (-1, heads))
+        return tensor.reshape(-1, heads, *tensor.shape[1:])
     return tensor.flatten(0, -3)[:, None]

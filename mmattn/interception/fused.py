@@ -75,7 +75,8 @@ def contract(weights: Tensor, value: Tensor, *, dropout: float) -> Tensor:
 def _call(given: _Arguments) -> Call:
     query, value = given.query, given.value
     if value.shape[:-3] != query.shape[:-3]:  # samples that differ in the value alone are samples too
-        query = query.expand(*torch.broadcast_shapes(query.shape[:-3], value.shape[:-3]), *query.shape[-3:])
+        lead = torch.broadcast_shapes(query.shape[:-3], value.shape[:-3])  # type: ignore[no-untyped-call]
+        query = query.expand(*lead, *query.shape[-3:])
     scale = 1 / math.sqrt(query.shape[-1]) if given.scale is None else float(given.scale)
     return Call(
         module="",

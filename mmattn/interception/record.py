@@ -74,7 +74,7 @@ class Recording:
 
         `mmattn.attend(recording, image=...)` gives them places where an adapter knows the model.
         """
-        return positions_maps(self.calls, model=self.model, inputs=self.inputs)
+        return positions_maps(self.calls, model=self.model, inputs=self.inputs, sides=self._watcher.sides)
 
     @property
     def passes(self) -> int:

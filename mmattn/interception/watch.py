@@ -46,6 +46,7 @@ class ModelWatcher:
         self.ran: dict[str, None] = {}
         self.elsewhere: dict[str, str] = {}
         self.called: dict[str, None] = {}
+        self.sides: dict[str, set[str]] = {}
         self.order = 0
         self.thread = threading.get_ident()
 
@@ -113,10 +114,24 @@ class ModelWatcher:
     def _on_attention(self, module: nn.Module, args: Any, kwargs: Any) -> None:
         path = self.paths.get(id(module), "")
         if threading.get_ident() == self.thread:
-            refuse_nested(module, path, tensors_of((args, kwargs)))
+            tensors = tensors_of((args, kwargs))
+            refuse_nested(module, path, tensors)
             self.ran[path] = None
+            self.sides.setdefault(path, set()).add(_side(module, args, kwargs, tensors))
         elif current_mode() is None:
             self.elsewhere.setdefault(path, threading.current_thread().name)
+
+
+def _side(module: nn.Module, args: Any, kwargs: Any, tensors: tuple[Tensor, ...]) -> str:
+    """Return what can be said of one call of an attention module: `self`, `cross` or `unknown`.
+
+    torch's own attention says which tensors are query and key; any other that was given one tensor
+    can only attend within it.
+    """
+    if isinstance(module, nn.MultiheadAttention):
+        given = {**dict(zip(("query", "key"), args, strict=False)), **kwargs}
+        return "self" if given.get("query") is given.get("key") else "cross"
+    return "self" if len(tensors) == 1 else "unknown"
 
 
 def tensors_of(given: Any) -> tuple[Tensor, ...]:

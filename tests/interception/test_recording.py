@@ -2,11 +2,13 @@
 
 import contextlib
 
+import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from mmattn import errors
 from mmattn.interception import Call, Recording, capture, intervene, weights_of
 
 
@@ -171,3 +173,52 @@ def test_error_of_a_kept_call_notices_a_wrong_mask() -> None:
     kept = Call(module="", order=0, pass_index=0, q=q, k=q, causal=True, scale=8**-0.5)
     assert float(fused_error(kept, q, out)) < 1e-5
     assert float(fused_error(replace(kept, causal=False), q, out)) > 1e-2
+
+
+def test_maps_of_the_meta_device_are_refused_by_name() -> None:
+    model = nn.MultiheadAttention(8, 2).to("meta").eval()
+    with capture(model) as recording:
+        model(*[torch.empty(5, 3, 8, device="meta")] * 3)
+    with pytest.raises(errors.ModelError, match="The call of the root ran on the meta device"):
+        _ = recording.maps
+
+
+def test_cross_attention_of_equal_length_is_cross() -> None:
+    layer = nn.TransformerDecoderLayer(16, 4, batch_first=True).eval()
+    with capture(layer) as recording:
+        layer(torch.randn(1, 5, 16), torch.randn(1, 5, 16))
+    assert [(found.name, found.kind, found.note) for found in recording.maps.layers] == [
+        ("self_attn", "self", ""),
+        ("multihead_attn", "cross", ""),
+    ]
+
+
+def test_a_bare_kernel_of_equal_length_says_that_its_tokens_are_not_known() -> None:
+    class OneAttention(nn.Module):
+        def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+            return F.scaled_dot_product_attention(x, x if y is None else y, x)
+
+    model, x = OneAttention(), torch.randn(1, 2, 5, 8)
+    with capture(model) as alone:
+        model(x)
+    with capture(model) as two:
+        model(x, x + 1)
+    assert (alone.maps[0].kind, alone.maps[0].note) == ("self", "")
+    assert two.maps[0].kind == "self"
+    assert "whether they are the same tokens is not known" in two.maps[0].note
+
+
+def test_blocks_are_samples_only_where_the_batch_says_so() -> None:
+    class Windows(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:  # one window a quarter of the picture
+            tokens = x.unfold(2, 4, 4).unfold(3, 4, 4).permute(0, 2, 3, 4, 5, 1).reshape(-1, 1, 16, 4)
+            return F.scaled_dot_product_attention(tokens, tokens, tokens)
+
+    def samples(model: nn.Module, *given: Tensor) -> int:
+        with capture(model) as recording:
+            model(*given)
+        return recording.maps.sample_count
+
+    assert samples(Windows(), torch.rand(1, 4, 8, 8)) == 1
+    assert samples(nn.MultiheadAttention(8, 2).eval(), *[torch.rand(5, 3, 8)] * 3) == 3
+    assert samples(nn.MultiheadAttention(8, 2, batch_first=True).eval(), *[torch.rand(5, 3, 8)] * 3) == 5
