@@ -274,6 +274,10 @@ def head_grid(
     >>> mmattn.head_grid(maps, layers=[0, 11]).save("heads.png").name
     'heads.png'
     """
+    _need_maps(maps)
+    given = None if layers is None else list(layers) if isinstance(layers, list | tuple | range) else ["?"]
+    if given is not None and not all(isinstance(one, int) for one in given):
+        raise InputError(f"layers={layers!r} are no layers. Pass indices within the stream, such as layers=[-1].")
     found = analysis.look_at_heads(maps, stream=stream, kind=kind, query=query, layers=layers)
     across = max(len(row.heads) for row in found)
     tiles = [head for row in found for head in (*row.heads, *(None,) * (across - len(row.heads)))]
@@ -343,12 +347,16 @@ def load(path: "str | PathLike[str]") -> AttentionMaps:
 
 
 def _each(maps: AttentionMaps, job: Callable[[AttentionMaps], Result]) -> Result | list[Result]:
+    _need_maps(maps)
+    return job(maps) if maps.sample_count == 1 else [job(one) for one in maps.samples]
+
+
+def _need_maps(maps: AttentionMaps) -> None:
     if not isinstance(maps, AttentionMaps):
         raise InputError(
             f"A {type(maps).__name__} was given where maps are needed. Maps hold attention by layer. "
             "Pass what mmattn.attend, mmattn.load or recording.maps gave."
         )
-    return job(maps) if maps.sample_count == 1 else [job(one) for one in maps.samples]
 
 
 def _taps(model: nn.Module) -> tuple[Any, ...]:

@@ -13,6 +13,7 @@ from mmattn.adapters.vit.timm import TimmOptions
 model = timm.create_model("vit_tiny_patch16_224", img_size=32, depth=2).eval()
 x = torch.rand(1, 3, 32, 32)
 maps = mmattn.attend(model, inputs=x)
+seen = mmattn.look(maps)
 tries = {
     "look query 1.5": lambda: mmattn.look(maps, query=1.5),
     "look query tensor": lambda: mmattn.look(maps, query=torch.tensor(3)),
@@ -33,6 +34,23 @@ tries = {
     "size float": lambda: TimmOptions(size_px=225.0),
     "empty name": lambda: mmattn.attend("", inputs=x),
     "empty path": lambda: mmattn.attend(model, image=""),
+    "overlay maps": lambda: mmattn.overlay(maps),
+    "overlay list": lambda: mmattn.overlay([mmattn.look(maps)]),
+    "overlay scale None": lambda: mmattn.overlay(seen, scale=None),
+    "overlay scale 5": lambda: mmattn.overlay(seen, scale=5),
+    "overlay scale pair": lambda: mmattn.overlay(seen, scale=(0, 1)),
+    "overlay opacity": lambda: mmattn.overlay(seen, opacity=None),
+    "overlay opacity True": lambda: mmattn.overlay(seen, opacity=True),
+    "overlay row": lambda: mmattn.overlay(seen, row=0.5),
+    "overlay contour": lambda: mmattn.overlay(seen, contour="x"),
+    "head_grid relevance": lambda: mmattn.head_grid(seen),
+    "head_grid path": lambda: mmattn.head_grid(maps, layers="blocks.1.attn"),
+    "head_grid paths": lambda: mmattn.head_grid(maps, layers=["blocks.1.attn"]),
+    "side_by_side one": lambda: mmattn.side_by_side(mmattn.overlay(seen)),
+    "side_by_side relevance": lambda: mmattn.side_by_side([seen]),
+    "side_by_side cols": lambda: mmattn.side_by_side([mmattn.overlay(seen)], cols=0),
+    "long name": lambda: mmattn.overlay(seen).save("y" * 300 + ".png"),
+    "NUL": lambda: mmattn.overlay(seen).save("nul\\0.png"),
     "device": lambda: maps.save("/dev/null"),
     "device picture": lambda: mmattn.overlay(mmattn.look(maps)).save("/dev/null/x.png"),
 }
@@ -52,6 +70,6 @@ print(json.dumps(said))
 def test_every_wrong_argument_gets_one_line_of_ours():
     run = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, check=True)
     said = json.loads(run.stdout.splitlines()[-1])
-    assert len(said) == 21
+    assert len(said) == 38
     assert {name: kind for name, (kind, _) in said.items() if kind != "ours"} == {}
     assert {name: line for name, (_, line) in said.items() if "\n" in line or not line} == {}

@@ -114,7 +114,7 @@ def find_layer(
             f"0 to {len(chosen) - 1}. Pass one of those, or a module path such as {chosen[-1].name!r}."
         )
     index = layer % len(chosen)
-    return chosen[index], f"{index} of {len(chosen)}, {chosen[index].name}"
+    return chosen[index], f"{index} (0 to {len(chosen) - 1}), {chosen[index].name}"
 
 
 def row_of(layer: AttentionLayer, question: Question, *, head: int | str | None) -> Float[Tensor, " key"]:

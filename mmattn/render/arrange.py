@@ -36,6 +36,13 @@ def side_by_side(
     >>> side_by_side([photo, photo], titles=["one", "two"]).panels[1].title
     'two'
     """
+    if isinstance(drawings, Drawing | Photo) or not hasattr(drawings, "__iter__"):
+        raise InputError(
+            f"side_by_side was given one {type(drawings).__name__}. It takes several drawings. Pass a list of them."
+        )
+    drawings = list(drawings)
+    if cols is not None and (not isinstance(cols, int) or cols < 1):
+        raise InputError(f"cols={cols} is no number of columns. Pass at least 1, or leave it out for all in one row.")
     if not drawings or (titles is not None and len(titles) != len(drawings)):
         given = "no titles" if titles is None else f"{len(titles)} titles"
         raise InputError(
@@ -63,6 +70,11 @@ def _shared(captions: Sequence[str]) -> tuple[str, list[str]]:
 
 
 def _panel(drawing: Drawing | Photo, title: str) -> Panel:
+    if not isinstance(drawing, Drawing | Photo):
+        raise InputError(
+            f"A {type(drawing).__name__} cannot stand side by side. Drawings and Photos can. Pass what mmattn.overlay "
+            "returned, maps.media[0], or mmattn.readers.read_photo(picture)."
+        )
     if isinstance(drawing, Photo):
         width, height = drawing.size_px
         space = (0.0, 0.0, float(width), float(height))

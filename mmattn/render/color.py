@@ -108,6 +108,10 @@ def paint(*, scale: Scale, color_map: str | None = None, opacity: Literal["value
     table(name)
     if opacity == "value":
         return Paint(color_map=name)
+    if isinstance(opacity, bool) or not isinstance(opacity, int | float):
+        raise InputError(
+            f'opacity={opacity!r} is no opacity. It is "value", or a number from 0 to 1. Pass one of those.'
+        )
     if isinstance(opacity, str) or not 0.0 <= opacity <= 1.0:
         raise InputError(
             f'opacity={opacity!r} is neither "value" nor a number from 0 to 1. '

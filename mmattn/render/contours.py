@@ -21,10 +21,8 @@ def mass_cells(values: Float[np.ndarray, "row col"], *, share: float) -> Bool[np
     >>> mass_cells(np.array([[5.0, 1.0], [3.0, 1.0]]), share=0.75).tolist()
     [[True, False], [True, False]]
     """
-    if not 0.0 < share < 1.0:
-        raise InputError(
-            f"contour={share:g} is not a share of the mass. It lies between 0 and 1. Try 0.6, as DINO does."
-        )
+    if not isinstance(share, int | float) or not 0.0 < share < 1.0:
+        raise InputError(f"contour={share} is not a share of the mass. It lies between 0 and 1. Try 0.6, as DINO does.")
     mass = np.clip(np.nan_to_num(values.ravel()), 0.0, None)
     order = np.argsort(-mass, kind="stable")
     running = np.cumsum(mass[order])

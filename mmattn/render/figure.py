@@ -135,8 +135,8 @@ def _heat(axes: Axes, mark: Heat, panel: Panel, order: int) -> AxesImage:
         x0, y0, x1, y1 = placed.box
         absent = np.isnan(placed.values)
         values = field.filled(placed.values)
-        if mark.smooth:
-            values = field.refine(values).astype(np.float64)
+        if mark.smooth:  # clipped first, as the raster writer does: what lies beyond the scale must not spread
+            values = field.refine(np.clip(values, scale.vmin, scale.vmax)).astype(np.float64)
             absent = np.kron(absent, np.ones((field.REFINE, field.REFINE), bool))
     else:
         x0, y0, x1, y1 = panel.space

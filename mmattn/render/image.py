@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 QUERY_COLOR = (64, 224, 255)
 CONTOUR_COLOR = (255, 255, 255)
 FRAME_COLOR = (255, 255, 255)
-QUERY_WORD = "the patch that asks"
+QUERY_WORD, QUERIES_WORD = "the patch that asks", "the patches that ask"
 # Between the parts of a caption.
 SEPARATOR = " · "
 # What a picture keeps of its own color under a heat.
@@ -127,6 +127,11 @@ def _scale(
     if isinstance(scale, str | Scale):
         uniform = uniform_share(relevance, row=row)
         return color.choose(known, how=scale, percentile=percentile, signed=signed, uniform=uniform)
+    if not isinstance(scale, list | tuple) or not all(isinstance(one, Relevance) for one in scale):
+        raise InputError(
+            f"scale={scale!r:.60} is no scale. It is a word (percentile, max, absolute), a Scale, or the relevances to "
+            "compare with. Pass one of those."
+        )
     others = [content_values(one, row=index) for one in scale for index in range(len(one.labels))]
     if not others:
         raise InputError("scale=[] names no relevance to compare with. Pass those that share the scale, or a word.")
@@ -135,6 +140,12 @@ def _scale(
 
 def picture_axis(relevance: Relevance) -> PatchGrid:
     """Return the axis as a grid of patches, or say what to use instead."""
+    if not isinstance(relevance, Relevance):
+        batch = " (a batch gives a list: draw each)" if isinstance(relevance, list | tuple) else ""
+        raise InputError(
+            f"A {type(relevance).__name__} cannot be overlaid{batch}. An overlay takes one relevance. "
+            "Pass what mmattn.look or mmattn.rollout returned, or use mmattn.draw."
+        )
     axis = relevance.axis
     if isinstance(axis, PatchGrid):
         return axis
@@ -278,12 +289,15 @@ def _around(
         marks += [veil, Boxes(boxes=np.array([grid.seen_box()]), width_px=1.0, color=FRAME_COLOR, name="seen")]
         keys.append(Key(kind="unseen", word=veil.word))
     if contour is not None:
-        marks.append(_contour(heat, contour))
+        line = _contour(heat, contour)
+        marks.append(line)
+    if contour is not None and len(line.paths):  # a map without mass has no line, and the legend none of it
         keys.append(Key(kind="line", word=f"{100 * contour:.3g} % of the mass", color=CONTOUR_COLOR))
     asked = query_marks(relevance, row=row)
     if asked:
         marks += asked
-        keys.append(Key(kind="box", word=QUERY_WORD, color=QUERY_COLOR))
+        several = len((relevance.query_tokens or ((),))[row]) > 1
+        keys.append(Key(kind="box", word=QUERIES_WORD if several else QUERY_WORD, color=QUERY_COLOR))
     return tuple(marks), tuple(keys)
 
 

@@ -106,20 +106,29 @@ class PatchGrid(AxisBase):
         """Return the patch whose half-open cell holds (x, y), in pixels of the original picture."""
         token = self.lattice.token_at(point)
         if token < 0:
-            x0, y0, x1, y1 = (round(v, 1) for v in self.seen_box())
             raise PlaceError(
                 f"The model did not see the point ({point[0]:g}, {point[1]:g}) of the {self.size_px[0]} x "
-                f"{self.size_px[1]} px picture. It saw x from {x0} to {x1} and y from {y0} to {y1}"
-                + (", less the patches that were dropped. " if len(self.content) < self.rows * self.cols else ". ")
-                + "Pass a point inside, or a transform that does not crop."
+                f"{self.size_px[1]} px picture. {self._seen()}"
             )
         return token
 
+    def _seen(self) -> str:
+        x0, y0, x1, y1 = (round(v, 1) for v in self.seen_box())
+        dropped = ", less the patches that were dropped" if len(self.content) < self.rows * self.cols else ""
+        return (
+            f"It saw x from {x0} to {x1} and y from {y0} to {y1}{dropped}. Pass a place inside, or let the model see "
+            "the whole picture (--keep-aspect on the command line, or a transform that does not crop)."
+        )
+
     def tokens_in(self, place: Box) -> Int[np.ndarray, " found"]:
-        """Return the patches whose centre lies in a box (x0, y0, x1, y1); if none does, the one at its centre."""
+        """Return the patches whose center lies in a box (x0, y0, x1, y1); if none does, those that overlap it."""
         x0, y0, x1, y1 = place
         found = self.lattice.tokens_in((x0, y0), (x1, y1))
-        return found if len(found) else np.array([self.token_at(((x0 + x1) / 2, (y0 + y1) / 2))])
+        if not len(found):
+            found = self.lattice.tokens_over((x0, y0), (x1, y1))
+        if not len(found):
+            raise PlaceError(f"The model saw nothing of the box ({x0:g}, {y0:g}, {x1:g}, {y1:g}) px. {self._seen()}")
+        return found
 
     def seen_box(self) -> Box:
         """Return the part of the original picture that the grid covers, clipped to the picture."""

@@ -77,6 +77,15 @@ class Lattice:
         found = self.tokens[np.ix_(*chosen)].ravel()
         return np.sort(found[found >= 0])
 
+    def tokens_over(self, low: tuple[float, ...], high: tuple[float, ...]) -> Int[np.ndarray, " found"]:
+        """Return the tokens whose cell overlaps [low, high), ascending."""
+        chosen = [
+            np.flatnonzero((spans[:, 0] < end) & (spans[:, 1] > start))
+            for spans, start, end in zip(self.intervals, low, high, strict=True)
+        ]
+        found = self.tokens[np.ix_(*chosen)].ravel()
+        return np.sort(found[found >= 0])
+
     def extent(self) -> tuple[tuple[float, float], ...]:
         """Return first start and last end along each dimension."""
         return tuple(

@@ -87,7 +87,7 @@ class Relevance:
 
     def row(self, row: int = 0) -> Float[Tensor, " token"]:
         """Return one row of values; negative rows count from the end."""
-        if not -len(self.labels) <= row < len(self.labels):
+        if not isinstance(row, int) or not -len(self.labels) <= row < len(self.labels):
             raise InputError(
                 f"There is no row {row}: this relevance has {len(self.labels)} row(s), 0 to {len(self.labels) - 1}. "
                 "Pass row= within that range."

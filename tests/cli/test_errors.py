@@ -32,7 +32,7 @@ def wrong(ran, out: Path, *phrases: str) -> None:
         (["--query", "1,2,3"], ['--query "1,2,3" has 3 numbers', "Try --query"]),
         (["--query", "1,x"], ['--query "1,x"', "Try --query"]),
         (["--query", "nobody"], ['no "nobody" token', '"cls"']),
-        (["--query", "4,4"], ["did not see the point (4, 4)", "Pass a point inside"]),
+        (["--query", "4,4"], ["did not see the point (4, 4)", "Pass a place inside"]),
         (["--query", "999"], ["no token 999", "0 to 196"]),
         (["--stream", "text"], ['stream "text"', "vision"]),
         (["--size", "100"], ["100"]),

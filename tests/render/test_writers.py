@@ -233,3 +233,19 @@ def test_sizes_out_of_range_are_refused(tmp_path: Path) -> None:
 def test_saved_png_holds_the_same_pixels_as_the_image(tmp_path: Path) -> None:
     drawing = overlay(one_hot(grid("crop")))
     assert (np.asarray(Image.open(drawing.save(tmp_path / "a.png"))) == np.asarray(drawing.image())).all()
+
+
+def test_a_link_stays_a_link_and_what_it_points_to_is_written(tmp_path: Path) -> None:
+    (tmp_path / "real.png").write_text("old")
+    (tmp_path / "link.png").symlink_to(tmp_path / "real.png")
+    every_mark().save(tmp_path / "link.png")
+    assert (tmp_path / "link.png").is_symlink()
+    assert (tmp_path / "real.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_figure_spreads_what_lies_beyond_the_scale_no_further_than_the_raster_does() -> None:
+    axis = grid("squash")
+    one = one_hot(axis)  # one patch far above the end of this scale
+    drawing = overlay(one, scale=Scale(vmin=0.0, vmax=0.05))
+    heat = np.asarray(drawing.figure().axes[0].images[-1].get_array())
+    assert (heat > 0.05 - 1e-6).sum() <= field.REFINE**2  # no more than the patch itself

@@ -238,3 +238,12 @@ def test_nodes_with_positions_do_not_equal_nodes_without():
     assert bare != laid
     assert laid != bare
     assert laid == Nodes.count(2, positions=np.zeros((2, 2)))
+
+
+def test_a_box_without_a_center_in_it_means_the_patches_that_it_overlaps():
+    affine = np.array([[1.0, 0.0, 60.0], [0.0, 1.0, 0.0]])
+    grid = PatchGrid.plain(rows=2, cols=2, patch_px=(16, 16), size_px=(200, 32), to_input=affine)
+    assert grid.tokens_in((40.0, 0.0, 62.0, 32.0)).tolist() == [0, 2]  # begins where the model saw nothing
+    assert grid.tokens_in((61.0, 1.0, 63.0, 2.0)).tolist() == [0]
+    with pytest.raises(PlaceError, match=r"saw nothing of the box \(0, 0, 20, 20\) px. It saw x from 60"):
+        grid.tokens_in((0.0, 0.0, 20.0, 20.0))
