@@ -5,7 +5,7 @@ than the key mixes heads (CaiT's talking heads): it is followed, and what is rea
 """
 
 import string
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -16,7 +16,7 @@ from mmattn.interception.asked import Asked, forms
 from mmattn.interception.calls import Call
 from mmattn.interception.follow import Trail, known_in, remember, table, trail_of, without_dropout
 from mmattn.interception.mode import AttentionMode, Handler, Sight
-from mmattn.interception.owner import is_owned_by_attention
+from mmattn.interception.owner import is_owned_by_attention, named_head_count, running_modules
 from mmattn.interception.selfcheck import relative_error, rows_of
 
 _REVERSED = set(forms("__rmatmul__"))
@@ -91,6 +91,33 @@ def on_einsum(mode: AttentionMode, asked: Asked) -> Any:
     return on_mixing(mode, asked, letters=letters)
 
 
+def on_tensordot(mode: AttentionMode, asked: Asked) -> Any:
+    """See a tensordot as the einsum that it is."""
+    operands, dims = [asked.option("a self", 0), asked.option("b other", 1)], asked.option("dims", 2, 2)
+    trails = [trail_of(mode, operand) for operand in operands]
+    if not any(trails) or isinstance(dims, Tensor):
+        return asked.run()
+    first, second = operands
+    pairs = (range(first.dim() - dims, first.dim()), range(dims)) if isinstance(dims, int) else dims
+    left = list(string.ascii_letters[: first.dim()])
+    right = list(string.ascii_letters[first.dim() : first.dim() + second.dim()])
+    for mine, other in zip(*pairs, strict=True):
+        right[other] = left[mine]
+    free = [letter for letter in left + right if (letter in left) != (letter in right)]
+    letters = ("".join(left), "".join(right), "".join(free))
+    for index, trail in enumerate(trails):
+        product = None if trail is None else _einsum_product(letters, operands, trail, weights_at=index)
+        if product is not None and _is_attention(product):
+            return _attend(mode, asked, product)
+    return asked.run()
+
+
+def on_multi_dot(mode: AttentionMode, asked: Asked) -> Any:
+    """See `multi_dot([weights, value])`."""
+    tensors = list(asked.option("tensors", 0))
+    return _on_operands(mode, asked, tensors) if len(tensors) == 2 else asked.run()
+
+
 def on_mixing(mode: AttentionMode, asked: Asked, *, letters: tuple[str, str, str] | None = None) -> Any:
     """Follow a product with a small shared matrix over another dimension than the key; else the trail ends."""
     known = known_in(mode, asked)
@@ -112,7 +139,7 @@ def on_mixing(mode: AttentionMode, asked: Asked, *, letters: tuple[str, str, str
         summed = 1 if is_kernel else source.dim() - 1 if first else source.dim() - 2
         key = None if trail.key == summed or result.dim() != source.dim() else trail.key
     if key is not None and result.shape[key] == source.shape[trail.key]:
-        kept = Trail(key=key, born=trail.born, grown=trail.grown, dropout=trail.dropout, clean=clean, stage=trail.stage)
+        kept = replace(trail, key=key, clean=clean)
         remember(mode, result, kept)
     return result
 
@@ -143,16 +170,22 @@ def _is_attention(product: _Product) -> bool:
 
     A learned codebook is no value. Where every dimension of the weights but the key is shared with the
     value, each token mixes its own entries: a dense router or deformable sampling; a single row over a
-    sample's tokens (additive attention, Bahdanau et al. 2015) is told from a router by its owner's name.
+    sample's tokens (additive attention, Bahdanau et al. 2015) is told from a router by its owner's name,
+    several rows by the owner's number of heads as well.
     """
     value, weights, trail = product.value, product.weights, product.trail
     if trail.stage != "weights" or isinstance(value, nn.Parameter) or isinstance(value._base, nn.Parameter):
         return False
     if value.dim() < (3 if weights.dim() > 2 else 2):
         return False
+    if not product.queryless and weights.shape[product.order[-2]] == trail.stacked and not is_owned_by_attention():
+        return False  # several gates
     lent = trail.grown and weights.shape[product.order[-2]] == 1 and 1 not in trail.born[1:-1]
     if not product.queryless and not lent:
         return True
+    shared = [weights.shape[dim] for dim in product.order[: -1 if product.queryless else -2]]
+    if len(trail.born) == 3 and len(shared) == 2:
+        return is_owned_by_attention() and shared[1] == named_head_count(running_modules()[:2])
     return len(trail.born) == 2 and is_owned_by_attention()
 
 
@@ -227,8 +260,10 @@ CONTRACTIONS: dict[Any, Handler] = {
             "matmul bmm mm __matmul__ __rmatmul__": on_matmul,
             "baddbmm addmm": on_baddbmm,
             "einsum": on_einsum,
+            "tensordot": on_tensordot,
             "linear conv1d conv2d conv3d convolution": on_mixing,
         }
     ),
     torch.linalg.matmul: on_matmul,
+    torch.linalg.multi_dot: on_multi_dot,
 }

@@ -12,10 +12,12 @@ import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from math import prod
+from operator import ne
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from mmattn.interception.asked import Asked, forms
 from mmattn.interception.mode import AttentionMode, Handler
@@ -36,9 +38,12 @@ class Trail:
     dropout
         Probability of the dropout on the way; then `clean` is the tensor without it.
     stage
-        `weights`; or on the way to them `exp`, the `total` of an exp, or the `log` of the weights.
+        `weights`; or on the way to them `exp`, the `total` of an exp, the `log` of the weights, or the
+        `chosen` largest of them.
     exp
         Identity of the exp that a total sums.
+    stacked
+        How many distributions were put side by side along a new dimension; 0 for none.
     """
 
     key: int
@@ -46,12 +51,13 @@ class Trail:
     grown: bool = False
     dropout: float = 0.0
     clean: Tensor | None = None
-    stage: Literal["weights", "exp", "total", "log"] = "weights"
+    stage: Literal["weights", "exp", "total", "log", "chosen"] = "weights"
     exp: int = 0
+    stacked: int = 0
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class _Step:
+class Step:
     """One function that was applied to one remembered tensor, whose shape was `shape`."""
 
     asked: Asked
@@ -60,7 +66,7 @@ class _Step:
     shape: torch.Size
 
 
-Rule = Callable[[_Step, Tensor], Trail | None]
+Rule = Callable[[Step, Tensor], Trail | None]
 
 
 def trail_of(mode: AttentionMode, tensor: Any) -> Trail | None:
@@ -97,7 +103,7 @@ def without_dropout(mode: AttentionMode, asked: Asked) -> Any:
 def on_softmax(mode: AttentionMode, asked: Asked) -> Any:
     """Remember the result of a softmax, or of a log_softmax, whose exp it is."""
     result = asked.run()
-    dim = asked.option("dim", 1)
+    dim = asked.option("dim", 4, -1) if asked.func is functional.gumbel_softmax else asked.option("dim", 1)
     if isinstance(result, Tensor) and isinstance(dim, int) and result.dim() >= 2:
         stage: Literal["log", "weights"] = "log" if "log_softmax" in str(asked.func) else "weights"
         remember(mode, result, Trail(key=dim % result.dim(), born=tuple(result.shape), stage=stage))
@@ -177,7 +183,7 @@ def _is_shared(other: Tensor, source: Tensor) -> bool:
     return isinstance(other, nn.Parameter) or other.dim() < source.dim() or other.shape[0] < source.shape[0]
 
 
-def _follower(rule: Rule) -> Handler:
+def follower(rule: Rule) -> Handler:
     """Make a handler of a rule that says what becomes of one trail."""
 
     def handle(mode: AttentionMode, asked: Asked) -> Any:
@@ -185,7 +191,7 @@ def _follower(rule: Rule) -> Handler:
         if not known:
             return asked.run()
         source, trail = known[0]
-        step = _Step(asked=asked, trail=trail, source=source, shape=source.shape)
+        step = Step(asked=asked, trail=trail, source=source, shape=source.shape)
         clean = without_dropout(mode, asked)
         result = asked.run()
         for index, piece in enumerate(_pieces(result)):
@@ -205,12 +211,12 @@ def _pieces(result: Any) -> Sequence[Any]:
     return result if isinstance(result, (tuple, list)) else (result,)
 
 
-def _same(step: _Step, result: Tensor) -> Trail | None:
+def same(step: Step, result: Tensor) -> Trail | None:
     """Casts, copies, masks and gates: the shape stays."""
     return step.trail if result.shape == step.shape else None
 
 
-def _reshaped(step: _Step, result: Tensor) -> Trail | None:
+def _reshaped(step: Step, result: Tensor) -> Trail | None:
     """Views in the same order of entries: the key dimension has as many entries behind it as before."""
     trail, shape = step.trail, step.shape
     if trail.stage == "total":
@@ -230,7 +236,7 @@ def _reshaped(step: _Step, result: Tensor) -> Trail | None:
     return replace(trail, key=key, grown=trail.grown or result.dim() > len(shape))
 
 
-def _moved(step: _Step, result: Tensor) -> Trail | None:
+def _moved(step: Step, result: Tensor) -> Trail | None:
     """Transposes, slices and new dimensions: the function runs on a tensor that only has strides."""
     trail, shape = step.trail, step.shape
     if trail.stage == "total":
@@ -239,14 +245,33 @@ def _moved(step: _Step, result: Tensor) -> Trail | None:
         return None
     probe = torch.empty_strided(shape, [int(dim == trail.key) for dim in range(len(shape))], device="meta")
     try:
-        moved = step.asked.run_with({id(step.source): probe})
+        plain = _without_choice(step.asked)
+        moved = plain.run_with({id(step.source): probe})
     except (RuntimeError, IndexError, NotImplementedError):
         return None
-    piece = next((piece for piece in _pieces(moved) if piece.shape == result.shape), None)
+    differs = int(plain is not step.asked)  # as many dimensions may differ in size
+    piece = next((piece for piece in _pieces(moved) if _differing(piece.shape, result.shape) <= differs), None)
     marked = [] if piece is None else [dim for dim, stride in enumerate(piece.stride()) if stride]
     if len(marked) != 1:
         return None
     return replace(trail, key=marked[0], grown=trail.grown or result.dim() > len(shape))
+
+
+def _without_choice(asked: Asked) -> Asked:
+    """Return an indexing with `:` in place of its only list of positions: torch puts what is chosen there."""
+    if asked.func is not Tensor.__getitem__:
+        return asked
+    index = asked.args[1]
+    items = index if isinstance(index, tuple) else (index,)
+    chosen = [isinstance(item, list) or (isinstance(item, Tensor) and item.dim() == 1) for item in items]
+    if sum(chosen) != 1:
+        return asked
+    plain = tuple(slice(None) if is_list else item for item, is_list in zip(items, chosen, strict=True))
+    return asked._replace(args=(asked.args[0], plain))
+
+
+def _differing(one: torch.Size, other: torch.Size) -> int:
+    return sum(map(ne, one, other)) if len(one) == len(other) else len(one) + len(other)
 
 
 def table(rules: dict[str, Handler]) -> dict[Any, Handler]:
@@ -254,7 +279,7 @@ def table(rules: dict[str, Handler]) -> dict[Any, Handler]:
     return {form: handler for names, handler in rules.items() for form in forms(names)}
 
 
-_elementwise = _follower(_same)
+_elementwise = follower(same)
 
 FOLLOWED: dict[Any, Handler] = {
     **table(
@@ -264,19 +289,24 @@ FOLLOWED: dict[Any, Handler] = {
             "multiply_ __mul__ __rmul__ __imul__ masked_fill masked_fill_ where": _elementwise,
             "div div_ divide divide_ true_divide true_divide_ __truediv__ __itruediv__": on_quotient,
             "view reshape flatten unflatten squeeze squeeze_ unsqueeze unsqueeze_ view_as reshape_as _unsafe_view "
-            "ravel": _follower(_reshaped),
+            "ravel": follower(_reshaped),
             "transpose transpose_ permute movedim moveaxis swapaxes swapdims t __getitem__ narrow select slice split "
-            "split_with_sizes chunk tensor_split unbind expand expand_as adjoint": _follower(_moved),
+            "split_with_sizes chunk tensor_split unbind expand expand_as adjoint": follower(_moved),
             "dropout dropout_ feature_dropout dropout1d dropout2d dropout3d": on_dropout,
             "add add_ sub sub_ subtract subtract_ __add__ __radd__ __iadd__ __sub__ __isub__ __rsub__ rsub": on_sum,
             "sum": on_total,
         }
     ),
-    **{getattr(Tensor, name).__get__: _follower(_moved) for name in ("T", "mT", "H", "mH")},
+    **{getattr(Tensor, name).__get__: follower(_moved) for name in ("T", "mT", "H", "mH")},
 }
 
 SOFTMAXES: dict[Any, Handler] = {
-    **table({"softmax _softmax _safe_softmax log_softmax _log_softmax": on_softmax, "exp exp_": on_exp}),
+    **table(
+        {
+            "softmax _softmax _safe_softmax log_softmax _log_softmax softmin gumbel_softmax": on_softmax,
+            "exp exp_": on_exp,
+        }
+    ),
     torch.special.softmax: on_softmax,
     torch.special.log_softmax: on_softmax,
 }

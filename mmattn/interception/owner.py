@@ -112,9 +112,7 @@ def head_count(modules: list[nn.Module], *, folded: Tensor, width: int | None = 
         Width of one head, compared with what the owner says of it.
     """
     for module in modules[:2]:
-        heads = next(
-            (value for value in (getattr(module, name, None) for name in _HEAD_NAMES) if _is_count(value)), None
-        )
+        heads = named_head_count([module])
         if heads is None:
             continue
         said = next(
@@ -123,8 +121,14 @@ def head_count(modules: list[nn.Module], *, folded: Tensor, width: int | None = 
         whole = heads > 1 and any(getattr(module, name, None) == width for name in _MODEL_WIDTH_NAMES)
         if folded.shape[0] % heads or whole or (said is not None and width is not None and said != width):
             return None
-        return int(heads)
+        return heads
     return None
+
+
+def named_head_count(modules: list[nn.Module]) -> int | None:
+    """Return the number of heads that the first of the modules to name one has."""
+    named = (getattr(module, name, None) for module in modules for name in _HEAD_NAMES)
+    return next((value for value in named if isinstance(value, int) and _is_count(value)), None)
 
 
 def is_channel_width(modules: list[nn.Module], *, keys: int, values: int) -> bool:

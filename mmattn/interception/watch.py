@@ -21,10 +21,11 @@ from mmattn.interception.follow import FOLLOWED, SOFTMAXES
 from mmattn.interception.fused import FUSED
 from mmattn.interception.mode import Check, Copy, current_mode, watching
 from mmattn.interception.owner import is_running, module_paths, nearest_path
+from mmattn.interception.rearrange import REARRANGED
 from mmattn.interception.refuse import refuse_nested
 
 HANDLERS = {**FUSED, **SOFTMAXES, **flex_handlers()}
-FOLLOWERS = {**FOLLOWED, **CONTRACTIONS}
+FOLLOWERS = {**FOLLOWED, **REARRANGED, **CONTRACTIONS}
 
 
 class ModelWatcher:

@@ -119,6 +119,90 @@ class HandWritten(nn.Module):
     def by_log_softmax(self, scores: Tensor, v: Tensor) -> Tensor:
         return self.keep(F.log_softmax(scores, dim=-1).exp()) @ v
 
+    def heads_joined(self, scores: Tensor, v: Tensor) -> Tensor:
+        heads = [part.softmax(-1) for part in scores.split(1, 1)]
+        return self.keep(torch.cat(heads, 1)) @ v
+
+    def heads_stacked(self, scores: Tensor, v: Tensor) -> Tensor:
+        return self.keep(torch.stack([part.softmax(-1) for part in scores.unbind(1)], dim=1)) @ v
+
+    def tokens_joined_after_dropout(self, scores: Tensor, v: Tensor) -> Tensor:
+        return self.keep(torch.cat([self.drop(part.softmax(-1)) for part in scores.split(3, 2)], dim=-2)) @ v
+
+    def key_sets_joined(self, scores: Tensor, v: Tensor) -> Tensor:
+        return self.keep(torch.cat([scores.softmax(-1), scores.flip(-1).softmax(-1)], -1)) @ torch.cat([v, -v], -2)
+
+    def keys_selected(self, scores: Tensor, v: Tensor) -> Tensor:
+        order = torch.tensor([4, 0, 2])
+        return self.keep(scores.softmax(-1).index_select(-1, order)) @ v[:, :, order]
+
+    def keys_indexed(self, scores: Tensor, v: Tensor) -> Tensor:
+        order = torch.tensor([4, 0, 2, 2])
+        return self.keep(scores.softmax(-1)[:, 1, None, ..., order]) @ v[:, 1, None, order]
+
+    def keys_masked_out(self, scores: Tensor, v: Tensor) -> Tensor:
+        visible = torch.arange(scores.shape[-1]) > 2
+        return self.keep(scores.softmax(-1)[..., visible]) @ v[:, :, visible]
+
+    def repeated(self, scores: Tensor, v: Tensor) -> Tensor:
+        return self.keep(scores.softmax(-1).repeat(2, 1, 1, 1, 1)) @ v
+
+    def interleaved(self, scores: Tensor, v: Tensor) -> Tensor:
+        return self.keep(scores[:, :2].softmax(-1).repeat_interleave(2, dim=1)) @ v
+
+    def padded(self, scores: Tensor, v: Tensor) -> Tensor:
+        return self.keep(F.pad(scores.softmax(-1), (1, 0))) @ F.pad(v, (0, 0, 1, 0))
+
+    def rolled(self, scores: Tensor, v: Tensor) -> Tensor:
+        return self.keep(scores.softmax(-1).roll(1, -1).flip(-1)) @ v
+
+    def gathered(self, scores: Tensor, v: Tensor) -> Tensor:
+        order = scores.argsort(-1)
+        return self.keep(scores.softmax(-1).gather(-1, order)) @ v
+
+    def copied(self, scores: Tensor, v: Tensor) -> Tensor:
+        return self.keep(torch.empty_like(scores).copy_(scores.softmax(-1))) @ v
+
+    def largest_scattered(self, scores: Tensor, v: Tensor) -> Tensor:
+        largest, where = scores.topk(3, -1)
+        return self.keep(torch.zeros_like(scores).scatter(-1, where, largest.softmax(-1))) @ v
+
+    def largest_kept(self, scores: Tensor, v: Tensor) -> Tensor:
+        largest, where = scores.softmax(-1).topk(3, dim=-1)
+        return self.keep(torch.zeros_like(scores).scatter_(-1, where, largest / largest.sum(-1, keepdim=True))) @ v
+
+    def overwritten(self, scores: Tensor, v: Tensor) -> Tensor:
+        return self.keep(scores.softmax(-1).scatter(-1, scores.argmin(-1, keepdim=True), 0.0)) @ v
+
+    def between_two(self, scores: Tensor, v: Tensor) -> Tensor:
+        return self.keep(torch.lerp(scores.softmax(-1), scores.flip(-1).softmax(-1), 0.3)) @ v
+
+    def normalized_again(self, scores: Tensor, v: Tensor) -> Tensor:
+        return self.keep(F.normalize(scores.softmax(-1), p=1, dim=-1)) @ v
+
+    def sharpened(self, scores: Tensor, v: Tensor) -> Tensor:
+        squares = scores.softmax(-1) ** 2
+        return self.keep(squares / squares.sum(-1, keepdim=True)) @ v
+
+    def softmin(self, scores: Tensor, v: Tensor) -> Tensor:
+        return self.keep(F.softmin(-scores, dim=-1)) @ v
+
+    def gumbel(self, scores: Tensor, v: Tensor) -> Tensor:
+        torch.manual_seed(1)
+        return self.keep(F.gumbel_softmax(scores, tau=0.7, hard=True)) @ v
+
+    def gumbel_over_queries(self, scores: Tensor, v: Tensor) -> Tensor:
+        torch.manual_seed(1)
+        turned = F.gumbel_softmax(scores.mT, dim=-2)
+        self.keep(turned.mT)
+        return v.mT @ turned
+
+    def tensordot(self, scores: Tensor, v: Tensor) -> Tensor:
+        return torch.tensordot(v[0, 0], self.keep(scores[0, 0].softmax(-1)), dims=([0], [1]))
+
+    def multi_dot(self, scores: Tensor, v: Tensor) -> Tensor:
+        return torch.linalg.multi_dot([self.keep(scores[0, 0].softmax(-1)), v[0, 0]])
+
 
 FORMS = [name for name in vars(HandWritten) if name not in ("forward", "keep") and not name.startswith("_")]
 
@@ -180,6 +264,21 @@ def test_dropout_is_transparent() -> None:
     torch.testing.assert_close(call.weights, model.truth, atol=0, rtol=0)
     assert call.dropout == pytest.approx(0.3)
     assert call.error is None
+
+
+@pytest.mark.parametrize("join", [torch.cat, torch.stack])
+def test_joining_after_dropout_keeps_the_clean_weights(join) -> None:
+    class Joined(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            heads = [(x @ x.mT * scale).softmax(-1) for scale in (1.0, 2.0)]
+            self.truth = join(heads, 0)
+            return join([F.dropout(head, 0.5) for head in heads], 0) @ join([x, x], 0)
+
+    model = Joined()
+    with capture(model) as recording:
+        model(torch.randn(2, 5, 5))
+    torch.testing.assert_close(recording.calls[0].weights, model.truth, atol=0, rtol=0)
+    assert recording.calls[0].dropout == pytest.approx(0.5)
 
 
 def test_layout_after_dropout_is_followed_on_the_clean_weights() -> None:

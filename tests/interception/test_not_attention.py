@@ -39,6 +39,36 @@ class Other(nn.Module):
         outs = torch.stack([expert(x) for expert in self.experts], -2)
         return (self.gate(x).softmax(-1).unsqueeze(-2) @ outs).squeeze(-2)
 
+    def stacked_gates(self, x: Tensor) -> Tensor:
+        gates = torch.stack([self.gate(x).softmax(-1), self.gate(-x).softmax(-1)], -2)
+        return (gates @ torch.stack([expert(x) for expert in self.experts], -2)).sum(-2)
+
+    def joined_gates(self, x: Tensor) -> Tensor:
+        gates = torch.cat([self.gate(part).softmax(-1).unsqueeze(-2) for part in (x, -x)], -2)
+        return (gates @ torch.stack([expert(x) for expert in self.experts], -2)).sum(-2)
+
+    def stacked_gates_by_einsum(self, x: Tensor) -> Tensor:
+        gates = torch.stack([self.gate(x).softmax(-1), self.gate(-x).softmax(-1)])
+        return torch.einsum("gbte,bted->btd", gates, torch.stack([expert(x) for expert in self.experts], -2))
+
+    def scattered_router(self, x: Tensor) -> Tensor:
+        largest, which = self.gate(x).topk(2, -1)
+        gates = torch.zeros(*x.shape[:2], 4).scatter(-1, which, largest.softmax(-1))
+        return torch.einsum("bte,bted->btd", gates, torch.stack([expert(x) for expert in self.experts], -2))
+
+    def largest_of_a_router(self, x: Tensor) -> Tensor:
+        share, which = self.gate(x).softmax(-1).topk(2, -1)
+        return share @ x[:, :2] + which.sum()
+
+    def gathered_probability(self, x: Tensor) -> Tensor:
+        chosen = F.softmax(self.gate(x), -1).gather(-1, x[..., :1].gt(0).long())
+        return chosen * x
+
+    def overwritten_memory(self, x: Tensor) -> Tensor:
+        weights = (x @ x.mT).softmax(-1)
+        weights.copy_(x @ x.mT)
+        return weights @ x
+
     def logits(self, x: Tensor) -> Tensor:
         return F.softmax(self.gate(x), -1).sum() * x
 
@@ -104,6 +134,27 @@ def test_attention_that_was_not_seen_is_listed_beside_what_was() -> None:
         model(torch.randn(1, 3, 8))
     assert recording.unseen == ("0",)
     assert "unseen: 0" in repr(recording)
+
+
+@pytest.mark.parametrize("form", ["einsum", "matmul"])
+def test_pooling_with_one_row_a_head_is_attention(form: str) -> None:
+    class PoolAttention(nn.Module):
+        num_heads = 2
+
+        def forward(self, x: Tensor) -> Tensor:
+            keys = x.unflatten(-1, (2, 8)).transpose(1, 2)
+            self.truth = keys.sum(-1).softmax(-1)
+            if form == "einsum":
+                return torch.einsum("bhn,bhnd->bhd", self.truth, keys)
+            return (self.truth.unsqueeze(-2) @ keys).squeeze(-2)
+
+    model = PoolAttention()
+    with capture(model) as recording:
+        model(torch.randn(3, 5, 16))
+    torch.testing.assert_close(recording.calls[0].weights, model.truth[:, :, None], atol=0, rtol=0)
+    model.num_heads = 3
+    with pytest.raises(errors.NoAttentionError), capture(model):
+        model(torch.randn(3, 5, 16))
 
 
 def test_additive_attention_over_a_sentence_is_attention() -> None:
