@@ -43,7 +43,10 @@ def head_count(call: Call) -> int | None:
     """Return the number of heads of a call, or None where heads cannot be told from windows."""
     tensor = call.q if call.q is not None else call.weights
     assert tensor is not None
-    return tensor.shape[1] if tensor.dim() == 4 else call.head_count
+    if tensor.dim() != 4:
+        return call.head_count
+    keys = call.k if call.q is not None else None
+    return keys.shape[-3] if tensor.shape[1] == 1 and keys is not None and keys.dim() > 2 else tensor.shape[1]
 
 
 def _factored(call: Call, q: Tensor, k: Tensor) -> Factored:

@@ -178,9 +178,10 @@ def _is_attention(product: _Product) -> bool:
         return False
     if value.dim() < (3 if weights.dim() > 2 else 2):
         return False
-    if not product.queryless and weights.shape[product.order[-2]] == trail.stacked and not is_owned_by_attention():
+    own_rows = 0 if product.queryless else weights.shape[product.order[-2]]
+    if trail.stacked and own_rows == trail.stacked and not is_owned_by_attention():
         return False  # several gates
-    lent = trail.grown and weights.shape[product.order[-2]] == 1 and 1 not in trail.born[1:-1]
+    lent = trail.grown and own_rows == 1 and 1 not in trail.born[1:-1]
     if not product.queryless and not lent:
         return True
     shared = [weights.shape[dim] for dim in product.order[: -1 if product.queryless else -2]]

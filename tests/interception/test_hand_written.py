@@ -223,6 +223,12 @@ def test_weights_are_those_that_met_the_value(form: str) -> None:
     assert (recording.calls[0].error is None) == (form == "baddbmm")
 
 
+def test_no_tokens_are_no_reason_to_miss_the_call() -> None:
+    with capture(HandWritten("operator").eval()) as recording:
+        recording.model(torch.randn(2, 0, 32))
+    assert recording.calls[0].weights.shape == (2, 4, 0, 0)
+
+
 @pytest.mark.parametrize("form", ["operator", "einsum", "value_left", "float32"])
 def test_half_precision_is_checked_too(form: str) -> None:
     model = HandWritten(form).eval().bfloat16()

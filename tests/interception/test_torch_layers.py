@@ -93,6 +93,8 @@ def test_broadcast_operands_give_every_sample_its_weights(q, k, v, mask) -> None
     torch.testing.assert_close(blocks.weights().double().view_as(expected), expected, atol=1e-5, rtol=0)
     parts = [part.weights() for sample in range(len(blocks.sample)) if (part := blocks.of_sample(sample))]
     assert torch.equal(torch.cat(parts), blocks.weights())
+    heads = recording.maps[0].heads
+    assert heads == (4 if query.dim() == 4 else None)
     with intervene(model, lambda weights, call: weights * 2):
         torch.testing.assert_close(model(query, key, value, attn_mask=allowed), 2 * out, atol=1e-5, rtol=0)
 
