@@ -253,8 +253,11 @@ def unseen(grid: PatchGrid, values: Float[np.ndarray, "row col"]) -> Float[np.nd
     x0, y0, x1, y1 = grid.seen_box()
     strips = [(0.0, 0.0, width, y0), (0.0, y1, width, height), (0.0, y0, x0, y1), (x1, y0, width, y1)]
     boxes = [strip for strip in strips if strip[2] - strip[0] > 0.5 and strip[3] - strip[1] > 0.5]
-    absent = Heat(values=values, to_panel=cells_to_input(grid), scale=Scale(vmin=0.0, vmax=1.0))
-    boxes += [absent.cell_box(int(row), int(col)) for row, col in np.argwhere(np.isnan(values))]
+    absent = np.argwhere(np.isnan(values))
+    if not boxes and not len(absent):  # the usual case, told early: a sheet asks for every tile
+        return np.empty((0, 4))
+    heat = Heat(values=values, to_panel=cells_to_input(grid), scale=Scale(vmin=0.0, vmax=1.0))
+    boxes += [heat.cell_box(int(row), int(col)) for row, col in absent]
     inside = np.clip(np.array(boxes, dtype=np.float64).reshape(-1, 4), 0.0, [width, height, width, height])
     return inside[(inside[:, 2] > inside[:, 0]) & (inside[:, 3] > inside[:, 1])]
 
