@@ -5,6 +5,7 @@ than the key mixes heads (CaiT's talking heads): it is followed, and what is rea
 """
 
 import string
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -25,7 +26,7 @@ _CONVOLUTIONS = set(forms("conv1d conv2d conv3d convolution"))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class _Product:
+class Product:
     """Remembered weights and the value they meet.
 
     Parameters
@@ -85,9 +86,9 @@ def on_einsum(mode: AttentionMode, asked: Asked) -> Any:
         return asked.run()
     letters = _letters(equation, operands)
     for index, trail in enumerate(trails):
-        product = None if trail is None else _einsum_product(letters, operands, trail, weights_at=index)
-        if product is not None and _is_attention(product):
-            return _attend(mode, asked, product)
+        product = None if trail is None else einsum_product(letters, operands, trail, weights_at=index)
+        if product is not None and is_attention(product):
+            return attend_product(mode, asked, product)
     return on_mixing(mode, asked, letters=letters)
 
 
@@ -106,9 +107,9 @@ def on_tensordot(mode: AttentionMode, asked: Asked) -> Any:
     free = [letter for letter in left + right if (letter in left) != (letter in right)]
     letters = ("".join(left), "".join(right), "".join(free))
     for index, trail in enumerate(trails):
-        product = None if trail is None else _einsum_product(letters, operands, trail, weights_at=index)
-        if product is not None and _is_attention(product):
-            return _attend(mode, asked, product)
+        product = None if trail is None else einsum_product(letters, operands, trail, weights_at=index)
+        if product is not None and is_attention(product):
+            return attend_product(mode, asked, product)
     return asked.run()
 
 
@@ -126,6 +127,8 @@ def on_mixing(mode: AttentionMode, asked: Asked, *, letters: tuple[str, str, str
     if len(known) != 1 or not isinstance(result, Tensor):
         return result
     source, trail = known[0]
+    if trail.stage == "product":
+        return result
     tensors = asked.tensors()
     others = [tensor for tensor in tensors if tensor is not source]
     is_kernel = asked.func in _CONVOLUTIONS
@@ -155,18 +158,18 @@ def _on_operands(mode: AttentionMode, asked: Asked, operands: list[Any]) -> Any:
     if left_meets and on_left is not None:
         order = tuple(range(left.dim()))
         width = right.shape[-1] if right.dim() > 1 else 1
-        product = _Product(weights=left, value=right, trail=on_left, order=order, out_query=-2, value_dim=width)
+        product = Product(weights=left, value=right, trail=on_left, order=order, out_query=-2, value_dim=width)
     elif right_meets and on_right is not None:
         order = (*range(right.dim() - 2), right.dim() - 1, right.dim() - 2)
         width = left.shape[-2] if left.dim() > 1 else 1
-        product = _Product(weights=right, value=left, trail=on_right, order=order, out_query=-1, value_dim=width)
-    if product is not None and _is_attention(product):
-        return _attend(mode, asked, product)
+        product = Product(weights=right, value=left, trail=on_right, order=order, out_query=-1, value_dim=width)
+    if product is not None and is_attention(product):
+        return attend_product(mode, asked, product)
     return on_mixing(mode, asked)
 
 
-def _is_attention(product: _Product) -> bool:
-    """Whether the value varies with the sample and the weights have a query dimension of their own.
+def is_attention(product: Product) -> bool:
+    """Return whether the value varies with the sample and the weights have a query dimension of their own.
 
     A learned codebook is no value. Where every dimension of the weights but the key is shared with the
     value, each token mixes its own entries: a dense router or deformable sampling; a single row over a
@@ -190,7 +193,8 @@ def _is_attention(product: _Product) -> bool:
     return len(trail.born) == 2 and is_owned_by_attention()
 
 
-def _attend(mode: AttentionMode, asked: Asked, product: _Product) -> Any:
+def attend_product(mode: AttentionMode, asked: Asked, product: Product, *, run: Callable[[], Any] | None = None) -> Any:
+    """Tell the watchers of a product; `run` is the model's own way, where it is not `asked` itself."""
     trail, used = product.trail, product.weights
     weights = product.read(used if trail.clean is None else trail.clean)
 
@@ -214,13 +218,16 @@ def _attend(mode: AttentionMode, asked: Asked, product: _Product) -> Any:
         dropout=trail.dropout,
         value_dim=product.value_dim,
     )
-    sight = Sight(draft=draft, value=product.value, weights=weights.clone, run=asked.run, rerun=rerun, check=check)
+    sight = Sight(
+        draft=draft, value=product.value, weights=weights.clone, run=run or asked.run, rerun=rerun, check=check
+    )
     return mode.attend(sight)
 
 
-def _einsum_product(
+def einsum_product(
     letters: tuple[str, str, str], operands: list[Any], trail: Trail, *, weights_at: int
-) -> _Product | None:
+) -> Product | None:
+    """Return the product that an einsum is, or None where the key is not what it sums over."""
     mine, others, result = letters[weights_at], letters[1 - weights_at], letters[2]
     key = mine[trail.key]
     if key in result or key not in others:
@@ -229,7 +236,7 @@ def _einsum_product(
     leading = [letter for letter in mine if letter != key and letter not in free[-1:]]
     value = operands[1 - weights_at]
     widths = [size for letter, size in zip(others, value.shape, strict=True) if letter not in mine]
-    return _Product(
+    return Product(
         weights=operands[weights_at],
         value=value,
         trail=trail,

@@ -38,10 +38,12 @@ class Trail:
     dropout
         Probability of the dropout on the way; then `clean` is the tensor without it.
     stage
-        `weights`; or on the way to them `exp`, the `total` of an exp, the `log` of the weights, or the
-        `chosen` largest of them.
+        `weights`; or on the way to them `exp`, the `total` of an exp, the `log` of the weights, the
+        `chosen` largest of them, or their `product` with a value.
     exp
-        Identity of the exp that a total sums.
+        Identity of the exp that a total sums, or of the product.
+    operands
+        The weights and the value of a product that is still to be summed.
     stacked
         How many distributions were put side by side along a new dimension; 0 for none.
     """
@@ -51,9 +53,10 @@ class Trail:
     grown: bool = False
     dropout: float = 0.0
     clean: Tensor | None = None
-    stage: Literal["weights", "exp", "total", "log", "chosen"] = "weights"
+    stage: Literal["weights", "exp", "total", "log", "chosen", "product"] = "weights"
     exp: int = 0
     stacked: int = 0
+    operands: tuple[Tensor, Tensor] | None = None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -150,8 +153,8 @@ def on_dropout(mode: AttentionMode, asked: Asked) -> Any:
     """Dropout is transparent: the weights are those before it."""
     source = asked.option("input", 0)
     trail = trail_of(mode, source)
-    if trail is None:
-        return asked.run()
+    if trail is None or trail.stage == "product":
+        return _elementwise(mode, asked)
     p = float(asked.option("p", 1, 0.5))
     if p and asked.option("training train", 2, True):
         before = trail.clean if trail.clean is not None else source.clone()
@@ -171,7 +174,7 @@ def on_sum(mode: AttentionMode, asked: Asked) -> Any:
     others = [tensor for tensor in asked.tensors() if trail_of(mode, tensor) is None]
     clean = without_dropout(mode, asked)
     result = asked.run()
-    agree = all(other.key == trail.key and other.stage == trail.stage for _, other in known)
+    agree = all(other.key == trail.key and other.stage == trail.stage != "product" for _, other in known)
     if agree and result.shape == shape and all(_is_shared(other, source) for other in others):
         remember(mode, result, replace(trail, clean=clean, dropout=max(other.dropout for _, other in known)))
     elif result is source:
@@ -213,7 +216,7 @@ def _pieces(result: Any) -> Sequence[Any]:
 
 def same(step: Step, result: Tensor) -> Trail | None:
     """Casts, copies, masks and gates: the shape stays."""
-    return step.trail if result.shape == step.shape else None
+    return step.trail if result.shape == step.shape and step.trail.stage != "product" else None
 
 
 def _reshaped(step: Step, result: Tensor) -> Trail | None:
@@ -221,7 +224,7 @@ def _reshaped(step: Step, result: Tensor) -> Trail | None:
     trail, shape = step.trail, step.shape
     if trail.stage == "total":
         return trail
-    if trail.stage == "exp":
+    if trail.stage in ("exp", "product"):
         return None
     behind = prod(shape[trail.key + 1 :])
     fits = [
@@ -241,7 +244,7 @@ def _moved(step: Step, result: Tensor) -> Trail | None:
     trail, shape = step.trail, step.shape
     if trail.stage == "total":
         return trail
-    if trail.stage == "exp":
+    if trail.stage in ("exp", "product"):
         return None
     probe = torch.empty_strided(shape, [int(dim == trail.key) for dim in range(len(shape))], device="meta")
     try:
@@ -252,6 +255,8 @@ def _moved(step: Step, result: Tensor) -> Trail | None:
     differs = int(plain is not step.asked)  # as many dimensions may differ in size
     piece = next((piece for piece in _pieces(moved) if _differing(piece.shape, result.shape) <= differs), None)
     marked = [] if piece is None else [dim for dim, stride in enumerate(piece.stride()) if stride]
+    if piece is not None and len(marked) > 1:
+        marked = [dim for dim in marked if piece.shape[dim] > 1]  # a new last dimension has stride one
     if len(marked) != 1:
         return None
     return replace(trail, key=marked[0], grown=trail.grown or result.dim() > len(shape))

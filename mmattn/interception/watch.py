@@ -23,9 +23,10 @@ from mmattn.interception.mode import Check, Copy, current_mode, watching
 from mmattn.interception.owner import is_running, module_paths, nearest_path
 from mmattn.interception.rearrange import REARRANGED
 from mmattn.interception.refuse import refuse_nested
+from mmattn.interception.weighted_sum import SUMMED
 
 HANDLERS = {**FUSED, **SOFTMAXES, **flex_handlers()}
-FOLLOWERS = {**FOLLOWED, **REARRANGED, **CONTRACTIONS}
+FOLLOWERS = {**FOLLOWED, **REARRANGED, **CONTRACTIONS, **SUMMED}
 
 
 class ModelWatcher:

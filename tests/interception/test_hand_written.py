@@ -203,6 +203,12 @@ class HandWritten(nn.Module):
     def multi_dot(self, scores: Tensor, v: Tensor) -> Tensor:
         return torch.linalg.multi_dot([self.keep(scores[0, 0].softmax(-1)), v[0, 0]])
 
+    def product_and_sum(self, scores: Tensor, v: Tensor) -> Tensor:
+        return (self.keep(scores.softmax(-1))[..., None] * v[:, :, None]).sum(-2)
+
+    def product_and_sum_of_one_value_head(self, scores: Tensor, v: Tensor) -> Tensor:
+        return (v[:, :1, None] * self.keep(scores.softmax(-1)).unsqueeze(-1)).sum(dim=3, keepdim=True)
+
 
 FORMS = [name for name in vars(HandWritten) if name not in ("forward", "keep") and not name.startswith("_")]
 

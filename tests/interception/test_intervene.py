@@ -216,7 +216,7 @@ def test_a_cait_head_set_to_zero_after_mixing_is_dead() -> None:
     assert (out - plain).abs().max() > 1e-4
 
 
-@pytest.mark.parametrize("form", ["einsum", "value left", "bmm", "queryless"])
+@pytest.mark.parametrize("form", ["einsum", "value left", "bmm", "queryless", "product"])
 def test_edits_of_hand_written_forms(form: str) -> None:
     class HandAttention(nn.Module):
         change = staticmethod(lambda weights: weights)
@@ -224,6 +224,8 @@ def test_edits_of_hand_written_forms(form: str) -> None:
         def forward(self, q: Tensor, v: Tensor) -> Tensor:
             if form == "einsum":
                 return torch.einsum("bqhk,bkhd->bqhd", self.change((q @ q.mT).softmax(-1)), v)
+            if form == "product":
+                return (self.change((q @ q.mT).softmax(-1))[..., None] * v[:, :, None]).sum(-2)
             if form == "value left":
                 return v.mT @ self.change((q @ q.mT).softmax(-1)).transpose(-2, -1)
             if form == "bmm":

@@ -69,6 +69,14 @@ class Other(nn.Module):
         weights.copy_(x @ x.mT)
         return weights @ x
 
+    def product_that_is_changed(self, x: Tensor) -> Tensor:
+        weights = (x @ x.mT).softmax(-1)
+        return ((weights[..., None] * x[:, None]) + 1).relu().sum(-2)
+
+    def selected_kernels(self, x: Tensor) -> Tensor:
+        branches = torch.stack([x, x.roll(1, 1)], 1)
+        return (branches.mean(2, keepdim=True).softmax(1) * branches).sum(1)
+
     def logits(self, x: Tensor) -> Tensor:
         return F.softmax(self.gate(x), -1).sum() * x
 
