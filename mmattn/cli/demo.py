@@ -30,10 +30,10 @@ def command(
 ) -> None:
     """Draw every job on the bundled photographs and write a gallery, DIR/index.html."""
     from mmattn.cli import session
-    from mmattn.cli.outputs import check_writable
+    from mmattn.cli.outputs import check_writable, place_of
 
-    folder = Path(out).expanduser()
-    check_writable(folder)
+    folder = place_of(out, option="--out")
+    check_writable(folder, wants="folder", option="--out")
     session.fetch(model)
     with _made_whole(folder) as staging:
         _fill(staging, model=model, device=device)

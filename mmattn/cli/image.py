@@ -8,6 +8,7 @@ When one of several pictures cannot be read, the others are done, the bad one is
 and the exit code is 2. What would be wrong for every picture (a layer, a head) stops at the first.
 """
 
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,7 +30,7 @@ from mmattn.cli.options import (
     read_head,
     read_query,
 )
-from mmattn.cli.outputs import SUFFIXES, check_writable, plan
+from mmattn.cli.outputs import SUFFIXES, check_json, plan
 from mmattn.errors import InputError, PlaceError
 
 if TYPE_CHECKING:
@@ -104,15 +105,21 @@ def run(
             f"There is nowhere to write to. Pictures go to -o (a file or a folder), numbers to --json. "
             f"Pass -o out.png; known suffixes are {', '.join(SUFFIXES)}."
         )
-    if json_out is not None and json_out != "-":
-        check_writable(Path(json_out).expanduser())
     from mmattn.readers import list_photos
 
     paths = list_photos(photos)
     outputs, renamed = plan(paths, out=out, suffix=suffix) if out is not None else ([], [])
+    if json_out is not None and json_out != "-":
+        check_json(json_out, inputs=[*paths, *_checkpoint(model)], outputs=outputs)
     for sentence in renamed:
         _say(sentence)
     _draw_all(paths, outputs, model=model, asked=asked, json_out=json_out, device=device)
+
+
+def _checkpoint(model: str) -> list[Path]:
+    """Return the file that a model is opened from, if its name says one."""
+    file = model.partition("@")[2]
+    return [Path(os.path.expanduser(file))] if file else []
 
 
 def _draw_all(

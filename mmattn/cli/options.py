@@ -1,5 +1,6 @@
 """Options that commands share, and how their text is read: one word means the same everywhere."""
 
+import os
 import re
 from dataclasses import dataclass
 from enum import StrEnum
@@ -174,4 +175,4 @@ def is_folder(path: Path, *, text: str) -> bool:
     (True, False)
 
     """
-    return path.is_dir() or text.endswith(("/", "\\")) or not path.suffix
+    return os.path.isdir(path) or text.endswith(("/", "\\")) or not path.suffix

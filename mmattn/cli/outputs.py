@@ -1,8 +1,10 @@
 """Where results go: one file for one input, a folder for several; never over an input, never two into one."""
 
 import os
+import stat
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 from mmattn.cli.options import is_folder
 from mmattn.errors import InputError, OutputError
@@ -35,9 +37,10 @@ def plan(inputs: Sequence[Path], *, out: str, suffix: str) -> tuple[list[Path], 
     [PosixPath('out/cat.png'), PosixPath('out/cat-2.png')]
 
     """
-    target = Path(out).expanduser()
-    check_writable(target)
-    if is_folder(target, text=out):
+    target = place_of(out, option="-o")
+    into_folder = is_folder(target, text=out)
+    check_writable(target, wants="folder" if into_folder else "file", option="-o")
+    if into_folder:
         return _in_folder(inputs, folder=target, suffix=suffix)
     if len(inputs) > 1:
         raise InputError(
@@ -54,23 +57,73 @@ def plan(inputs: Sequence[Path], *, out: str, suffix: str) -> tuple[list[Path], 
     return [target], []
 
 
-def check_writable(target: Path) -> None:
+def check_json(text: str, *, inputs: Sequence[Path], outputs: Sequence[Path]) -> None:
+    """Check that numbers can be written to a file which is neither read nor drawn, before any work is done.
+
+    Raises
+    ------
+    InputError
+        The file is an input or a picture that will be written, also by another name or through a link.
+    OutputError
+        It is a folder, or a place where nothing can be written.
+
+    """
+    target = place_of(text, option="--json")
+    check_writable(target, wants="folder" if text.endswith(("/", os.sep)) else "file", option="--json")
+    if target.is_dir() or text.endswith(("/", os.sep)):
+        raise OutputError(
+            f"--json '{text}' is a folder, and the numbers of all pictures go into one file. "
+            f"Pass --json {target / 'numbers.json'}."
+        )
+    for others, what in ((inputs, "is a file that is read"), (outputs, "is a picture that -o writes")):
+        if _key(target) in {_key(path) for path in others}:
+            raise InputError(f"--json '{text}' {what}, and would be written over. Pass another name.")
+
+
+def place_of(text: str, *, option: str) -> Path:
+    """Return the path that an option names, `~` being the user's home; InputError for an empty one."""
+    if not text:
+        raise InputError(f"{option} is empty. It names a place to write to. Pass a path.")
+    return Path(os.path.expanduser(text))
+
+
+def check_writable(target: Path, *, wants: Literal["file", "folder"], option: str) -> None:
     """Raise OutputError where nothing can be written, before any work is done; creates nothing."""
-    nearest = target
-    while not nearest.exists() and nearest != nearest.parent:
-        nearest = nearest.parent
-    wrong = (
-        f"{nearest} is a file, not a folder"
-        if not nearest.is_dir() and nearest != target
-        else f"{nearest} is not writable"
-        if not os.access(nearest, os.W_OK)
-        else ""
-    )
+    try:
+        wrong = _wrong(target, wants=wants)
+    except (OSError, ValueError) as error:  # no permission to look, a loop of links, a name too long, a NUL
+        wrong = str(getattr(error, "strerror", None) or error)
     if wrong:
         raise OutputError(
-            f"Nothing can be written to '{target}': {wrong}. An output is a new file, or a folder that is there or can "
-            "be made. Choose another place with -o."
+            f"Nothing can be written to '{_short(target)}': {wrong}. An output is a new file, or a folder that is "
+            f"there or can be made. Choose another place with {option}."
         )
+
+
+def _wrong(target: Path, *, wants: Literal["file", "folder"]) -> str:
+    """Return what keeps a place from being written, or an empty text."""
+    nearest = target
+    while (kind := _kind(nearest)) is None and nearest != nearest.parent:
+        nearest = nearest.parent
+    if kind in ("file", "device") and (nearest != target or wants == "folder"):
+        return f"{nearest} is a {kind}, not a folder"
+    if kind == "device":
+        return f"{nearest} is a device, not a file"
+    return "" if os.access(nearest, os.W_OK) else f"{nearest} is not writable"
+
+
+def _kind(path: Path) -> str | None:
+    """Return `file`, `folder` or `device` (also a pipe or socket), or None where nothing is."""
+    try:
+        mode = path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return "folder" if stat.S_ISDIR(mode) else "file" if stat.S_ISREG(mode) else "device"
+
+
+def _short(path: Path) -> str:
+    text = str(path)
+    return text if len(text) <= 200 else f"{text[:100]}...{text[-60:]}"
 
 
 def _in_folder(inputs: Sequence[Path], *, folder: Path, suffix: str) -> tuple[list[Path], list[str]]:
@@ -91,4 +144,4 @@ def _in_folder(inputs: Sequence[Path], *, folder: Path, suffix: str) -> tuple[li
 
 def _key(path: Path) -> str:
     """Return what two names of one file share, also where file systems ignore case."""
-    return str(path.resolve()).casefold()
+    return os.path.realpath(path).casefold()

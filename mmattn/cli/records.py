@@ -1,6 +1,7 @@
 """What `--json` writes: an array with one object an input, in coordinates of the original."""
 
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -65,7 +66,7 @@ def write_json(records: Sequence[dict[str, Any]], *, to: str) -> None:
         sys.stdout.buffer.write(text.encode("utf-8")) if hasattr(sys.stdout, "buffer") else sys.stdout.write(text)
         sys.stdout.flush()
     else:
-        write_whole(Path(to).expanduser(), text.encode("utf-8"))
+        write_whole(Path(os.path.expanduser(to)), text.encode("utf-8"))
 
 
 def _reading_order(

@@ -43,3 +43,24 @@ def test_nothing_found_says_what_was_searched(folder):
         list_photos([folder / "empty"])
     with pytest.raises(InputError, match="No picture was named"):
         list_photos([])
+
+
+def test_hidden_files_of_a_folder_are_left_out_unless_they_are_named(folder):
+    (folder / ".b.jpg").write_bytes(b"x")
+    assert [path.name for path in list_photos([folder])] == ["a.PNG", "b.jpg"]
+    assert list_photos([folder / ".b.jpg"]) == [folder / ".b.jpg"]
+
+
+def test_paths_that_cannot_be_looked_at_are_one_error(folder):
+    (folder / "loop").symlink_to(folder / "loop")
+    for path in (
+        "",
+        "x" * 300 + ".jpg",
+        folder / "a\0.jpg",
+        "*\0.jpg",
+        folder / "loop" / "a.jpg",
+        "~nobody-here/a.jpg",
+    ):
+        with pytest.raises(InputError) as caught:
+            list_photos([path])
+        assert len(str(caught.value)) < 400
