@@ -21,6 +21,9 @@ from ..pixels import Geometry, Size
 from ..transforms import read_transform, run_transform
 from .timm_tokens import check_size, fixed_size
 
+# Weights of one head at this many tokens are 1 GiB in single precision.
+_MOST_PATCHES = 16_384
+
 
 @dataclass(frozen=True, kw_only=True)
 class TimmOptions:
@@ -102,9 +105,9 @@ def model_size(size_px: Size, *, model: nn.Module, config_px: Size, options: Tim
     """
     given = options.size_px
     native = fixed_size(model) or config_px
+    high, wide = model.patch_embed.feat_ratio(as_scalar=False)  # type: ignore[operator,union-attr]
     if options.keep_aspect:
         short = given if isinstance(given, int) else min(native)
-        high, wide = model.patch_embed.feat_ratio(as_scalar=False)  # type: ignore[operator,union-attr]
         scale = short / min(size_px)
         size = (max(1, round(size_px[0] * scale / wide)) * wide, max(1, round(size_px[1] * scale / high)) * high)
     elif given is None:
@@ -112,7 +115,22 @@ def model_size(size_px: Size, *, model: nn.Module, config_px: Size, options: Tim
     else:
         size = (given, given) if isinstance(given, int) else given
     check_size(model, size)
+    patches = int(size[0] // wide) * int(size[1] // high)
+    if patches > _MOST_PATCHES:
+        raise InputError(
+            f"An input of {size[0]} x {size[1]} px has {patches} patches, and attention between all of them does not "
+            f"fit into memory; at most {_MOST_PATCHES} are taken. {_smaller(size_px, options)}"
+        )
     return int(size[0]), int(size[1])
+
+
+def _smaller(size_px: Size, options: TimmOptions) -> str:
+    """Return what to do about an input that is too large."""
+    if not options.keep_aspect:
+        return "Pass a smaller size_px (--size)."
+    long = "far longer than it is wide" if size_px[1] > size_px[0] else "far wider than it is long"
+    shape = f"The picture, {size_px[0]} x {size_px[1]} px, is {long}. " if max(size_px) > 8 * min(size_px) else ""
+    return f"{shape}Pass a smaller size_px (--size), or leave keep_aspect (--keep-aspect) out."
 
 
 def stacked(tensors: list[Float[Tensor, "channel _row _col"]], *, model: nn.Module) -> Float[Tensor, "sample ..."]:

@@ -1,6 +1,9 @@
 """Opening timm models by name: pretrained from the hub, from a local file, or with the catalog's weights."""
 
+import os
 import socket
+import textwrap
+import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -68,12 +71,12 @@ def open_model(name: str, *, weights: Path | None = None) -> Opened:
     """
     base, _, file = name.partition("@")
     if file or weights is not None:
-        path = _converted(weights) if weights is not None else Path(file).expanduser()
+        path = _converted(weights) if weights is not None else Path(os.path.expanduser(file))
         check_name(base)
         model = _with_state(base, state=read_state(path), path=path)
         return Opened(model=_ready(model), weights=path.name)
-    if Path(base).is_dir() or "/" in base or base.startswith("hf-hub:"):
-        address = f"local-dir:{base}" if Path(base).is_dir() else "hf-hub:" + base.removeprefix("hf-hub:")
+    if os.path.isdir(base) or "/" in base or base.startswith("hf-hub:"):
+        address = f"local-dir:{base}" if os.path.isdir(base) else "hf-hub:" + base.removeprefix("hf-hub:")
         model = _create(address)
         return Opened(model=_ready(model), labels=_labels(model), weights=base.rstrip("/").rsplit("/", 1)[-1])
     check_name(base)
@@ -134,17 +137,18 @@ def read_state(path: Path) -> dict[str, Tensor]:
         It is no safetensors file and no plain torch checkpoint.
 
     """
-    if not path.is_file():
-        raise InputError(f"There is no checkpoint '{path}'. Pass timm:NAME@FILE with a .safetensors or .pth file.")
+    _check_there(path)
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
 
             return dict(load_file(str(path)))
-        state: Any = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's remarks on foreign pickles: the error below says what matters
+            state: Any = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a file from outside: unpicklers raise nearly anything
         raise FormatError(
-            f"'{path.name}' cannot be read as a checkpoint ({str(error).splitlines()[0][:120]}). It would be "
+            f"'{path.name}' cannot be read as a checkpoint ({_reason(error, most=120)}). It would be "
             "safetensors, or a torch file of tensors alone. Save model.state_dict() with safetensors.torch.save_file."
         ) from None
     for key in ("state_dict", "model", "teacher", "module"):
@@ -154,6 +158,28 @@ def read_state(path: Path) -> dict[str, Tensor]:
     if not tensors:
         raise FormatError(f"'{path.name}' holds no tensors by name. It would be a state dict. Save model.state_dict().")
     return tensors
+
+
+def _check_there(path: Path) -> None:
+    """Check that a checkpoint can be looked at, is a file, and has bytes."""
+    try:
+        there = path.is_file()
+        empty = there and path.stat().st_size == 0
+    except (OSError, ValueError) as error:  # no permission, a name too long
+        raise InputError(
+            f"The checkpoint '{path.name[:100]}' cannot be looked at: {getattr(error, 'strerror', None) or error}. "
+            "It would be a file that may be read. Check the path and its permissions."
+        ) from error
+    if not there:
+        raise InputError(f"There is no checkpoint '{path}'. Pass timm:NAME@FILE with a .safetensors or .pth file.")
+    if empty:
+        raise FormatError(f"'{path.name}' is empty (0 bytes). It would be a checkpoint. Copy or save it again.")
+
+
+def _reason(error: Exception, *, most: int) -> str:
+    """Return the first line of another library's error, cut between words, without a full stop at its end."""
+    line = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    return textwrap.shorten(line, width=most, placeholder=" ...").rstrip(".: ") or type(error).__name__
 
 
 def _converted(weights: Path) -> Path:
@@ -171,7 +197,7 @@ def _with_state(name: str, *, state: dict[str, Tensor], path: Path) -> nn.Module
     try:
         return _create(name, state_dict=state, num_classes=classes)
     except (RuntimeError, KeyError, ValueError, AttributeError) as error:
-        detail = " ".join(str(error).split())[:300]
+        detail = textwrap.shorten(str(error), width=300, placeholder=" ...").rstrip(". ")
         raise FormatError(
             f"'{path.name}' does not fit {name}: {detail}. Its tensors must be those of that architecture. "
             "Check the name before the @."
@@ -194,8 +220,7 @@ def _create(name: str, *, state_dict: dict[str, Tensor] | None = None, num_class
     except Exception as error:
         if state_dict is not None or isinstance(error, MmattnError):
             raise
-        reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)[:160]
-        raise _unreachable(name, f"{type(error).__name__}: {reason}") from None
+        raise _unreachable(name, f"{type(error).__name__}: {_reason(error, most=160)}") from None
     return model
 
 

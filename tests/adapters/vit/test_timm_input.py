@@ -101,3 +101,16 @@ def test_preprocessing_is_said_in_one_phrase():
     assert both.preprocessing == "each resized and cropped to 64 x 64 px"
     squeezed = adapter.prepare(model, MediaGiven(image=photos[0]), None, TimmOptions(crop=False))
     assert squeezed.preprocessing == "resized to 64 x 64 px"
+
+
+def test_inputs_of_more_patches_than_fit_into_memory_are_refused():
+    model = model_with(CONFIGS["center"])
+    model.set_input_size(img_size=64)
+    model.patch_embed.strict_img_size = False
+    strip = read_photo(np.zeros((3, 2000, 3), np.uint8))
+    whole = TimmOptions(keep_aspect=True, size_px=336)
+    with pytest.raises(InputError, match=r"px has \d+ patches.*far wider than it is long.*smaller size_px"):
+        adapter.prepare(model, MediaGiven(image=strip), None, whole)
+    with pytest.raises(InputError, match=r"px has 40000 patches.*smaller size_px"):
+        adapter.prepare(model, MediaGiven(image=strip), None, TimmOptions(size_px=3200))
+    assert adapter.prepare(model, MediaGiven(image=strip), None, TimmOptions(keep_aspect=True, size_px=16)).inputs

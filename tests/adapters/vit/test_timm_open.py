@@ -99,6 +99,25 @@ def test_files_that_are_no_checkpoint_of_the_model_are_refused(tmp_path, checkpo
         adapter.open(f"vit_tiny_patch16_224@{checkpoint}")
 
 
+def test_empty_and_foreign_checkpoints_are_one_line_without_warnings(tmp_path, recwarn):
+    empty, foreign = tmp_path / "empty.pth", tmp_path / "foreign.pth"
+    empty.write_bytes(b"")
+    foreign.write_bytes(pickle.dumps({"a": pickle.Pickler}, protocol=4))
+    with pytest.raises(FormatError, match=r"'empty.pth' is empty \(0 bytes\)"):
+        adapter.open(f"test_vit@{empty}")
+    with pytest.raises(FormatError, match="cannot be read as a checkpoint") as caught:
+        adapter.open(f"test_vit@{foreign}")
+    assert ".." not in str(caught.value).replace(" ...", "")
+    assert not recwarn.list
+
+
+def test_checkpoints_that_cannot_be_looked_at_are_one_error(tmp_path):
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    for path in (tmp_path / ("x" * 300), tmp_path / "loop", tmp_path / "a\0.pth", "~nobody-here/a.pth"):
+        with pytest.raises(InputError, match="checkpoint"):
+            adapter.open(f"test_vit@{path}")
+
+
 def test_code_in_a_checkpoint_does_not_run(tmp_path, capsys):
     class Hostile:
         def __reduce__(self):
