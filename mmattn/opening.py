@@ -5,7 +5,9 @@ or a folder with a config.json) goes to the adapter that knows the config's arch
 Everything else is `library:NAME`, and the adapters of that library are asked in turn.
 """
 
+import difflib
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +20,8 @@ from mmattn.plugins import adapters, installed, load
 
 # A config.json is a page of text; nothing larger is read.
 _CONFIG_BYTES = 4 << 20
+
+_CHECKPOINTS = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".onnx")
 
 
 def open_model(name: str) -> tuple[str, Adapter, Opened]:
@@ -40,14 +44,13 @@ def open_model(name: str) -> tuple[str, Adapter, Opened]:
     """
     prefix, _, rest = name.partition(":")
     if not name.strip():
-        raise NotFoundError(f"The model's name is empty. Names are: {nearest('mmattn:', _suggestions('NAME'))}.")
-    if Path(name).is_dir():  # a timm folder has a config.json too
+        raise NotFoundError(f"The model's name is empty. {_forms()}")
+    if os.path.isdir(name):  # a timm folder has a config.json too
         return _open_hugging_face(name)
-    if not rest:
-        raise NotFoundError(
-            f'"{name}" is no folder and does not say which library opens it. Names look like mmattn:dinov2-small or '
-            f"timm:vit_small_patch14_dinov2. Did you mean: {nearest(name, _suggestions(name))}?"
-        )
+    if ":" not in name:
+        raise NotFoundError(_unnamed(name))
+    if not rest.strip() and prefix in ("mmattn", "hf", *_libraries()):
+        raise NotFoundError(f'"{name}" says which library opens a model, and no model. {_forms()}')
     if prefix == "mmattn":
         return _open_ours(name, rest)
     if prefix == "hf":
@@ -90,8 +93,8 @@ def _open_hugging_face(name: str) -> tuple[str, Adapter, Opened]:
 
 
 def _config(name: str) -> Mapping[str, Any]:
-    path = Path(name) / "config.json" if Path(name).is_dir() else _fetched_config(name)
-    if not path.is_file():
+    path = Path(name) / "config.json" if os.path.isdir(name) else _fetched_config(name)
+    if not os.path.isfile(path):
         raise NotFoundError(
             f"The folder {name} holds no config.json. A model saved with save_pretrained has one. "
             "Pass such a folder, or a file with its library: timm:NAME@FILE."
@@ -121,8 +124,26 @@ def _fetched_config(name: str) -> Path:
         ) from error
 
 
-def _suggestions(name: str) -> list[str]:
-    return [*(entry.full_name for entry in catalog.entries()), *(f"{library}:{name}" for library in _libraries())]
+def _unnamed(name: str) -> str:
+    """Return what is wrong with a name that has no library; none is imported to find out."""
+    if os.path.isfile(name) or Path(name).suffix.lower() in _CHECKPOINTS:
+        return (
+            f'"{name}" is the name of a file, which does not say what model its weights are of. '
+            f"Pass it with timm's name of that architecture before it: timm:NAME@{name}."
+        )
+    known = {entry.name: entry.full_name for entry in catalog.entries()}
+    close = [known[near] for near in difflib.get_close_matches(name, known, cutoff=0.6)]
+    meant = f"Did you mean: {', '.join(close)}? " if close else ""
+    return f'"{name}" is no folder and does not say which library opens it. {meant}{_forms()}'
+
+
+def _forms() -> str:
+    ours = ", ".join(entry.full_name for entry in catalog.entries())
+    others = ", ".join(f"{library}:NAME" for library in _libraries())
+    return (
+        f"Names are {ours}, {others}, timm:NAME@FILE, hf:OWNER/NAME, or a folder with a config.json; "
+        "`mmattn models` lists them."
+    )
 
 
 def _libraries() -> list[str]:

@@ -51,3 +51,16 @@ def test_folders_and_configs_that_are_no_models_are_refused_in_one_line(tmp_path
     (tmp_path / "config.json").write_text(json.dumps({"architectures": ["LlamaForCausalLM"]}))
     with pytest.raises(ModelError, match="LlamaForCausalLM"):
         open_model(str(tmp_path))
+
+
+def test_names_without_a_library_are_told_the_forms_and_no_name_that_is_not_there():
+    with pytest.raises(NotFoundError, match=r"Did you mean: mmattn:dinov2-small\?"):
+        open_model("dinov2")
+    for name in ("nope", "x" * 300, "a\0b", "timm:", "hf:"):
+        with pytest.raises(NotFoundError, match="timm:NAME@FILE") as caught:
+            open_model(name)
+        assert "Did you mean" not in str(caught.value)
+    with pytest.raises(NotFoundError, match=r"timm:NAME@deep/mine\.pth"):
+        open_model("deep/mine.pth")
+    with pytest.raises(NotFoundError, match='no library "nope"'):
+        open_model("nope:")

@@ -69,7 +69,11 @@ def open_model(name: str, *, weights: Path | None = None) -> Opened:
         A timm model that is no plain vision transformer.
 
     """
-    base, _, file = name.partition("@")
+    base, at, file = name.partition("@")
+    if at and not file:
+        raise InputError(
+            f'"timm:{name}" names no file after the @. It is timm:NAME@FILE. Pass one, or leave the @ out.'
+        )
     if file or weights is not None:
         path = _converted(weights) if weights is not None else Path(os.path.expanduser(file))
         check_name(base)

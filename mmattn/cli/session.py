@@ -6,7 +6,7 @@ from typing import Any
 from mmattn import api, catalog, opening
 from mmattn.cli.options import Asked, Device, Method
 from mmattn.errors import InputError
-from mmattn.interception.protocol import Adapter, Opened, TakesSizes
+from mmattn.interception.protocol import Adapter, MediaGiven, Opened, TakesSizes
 from mmattn.render import Drawing
 from mmattn.schema.maps import AttentionMaps
 from mmattn.schema.media import Photo
@@ -49,7 +49,7 @@ def open_model(name: str, *, device: Device = Device.auto) -> Model:
 def attend_to(photo: Photo, *, model: Model, asked: Asked) -> AttentionMaps:
     """Return the maps of one photo."""
     opened = model.opened
-    maps = api.attend(opened.model, image=photo, processor=opened.processor, options=_options(model, asked))
+    maps = api.attend(opened.model, image=photo, processor=opened.processor, options=_options(photo, model, asked))
     return maps.named(weights=opened.weights or model.name, labels=opened.labels)
 
 
@@ -81,10 +81,12 @@ def _index(maps: AttentionMaps, asked: Asked) -> int:
     return names.index(maps[str(asked.layer)].name)
 
 
-def _options(model: Model, asked: Asked) -> Any:
+def _options(photo: Photo, model: Model, asked: Asked) -> Any:
     if asked.size_px is None and not asked.keep_aspect:
         return None
     if not isinstance(model.adapter, TakesSizes):
+        # A model that reads no pictures says so itself, which is the better reason.
+        model.adapter.prepare(model.opened.model, MediaGiven(image=photo), model.opened.processor, None)
         raise InputError(
             f"--size and --keep-aspect do not go with {model.name}: its adapter {model.adapter_name} takes no sizes. "
             "Leave them out."

@@ -32,7 +32,7 @@ def wrong(ran, out: Path, *phrases: str) -> None:
         (["--query", "1,2,3"], ['--query "1,2,3" has 3 numbers', "Try --query"]),
         (["--query", "1,x"], ['--query "1,x"', "Try --query"]),
         (["--query", "nobody"], ['no "nobody" token', '"cls"']),
-        (["--query", "4,4"], ["did not see the point (4, 4)", "Pass a place inside"]),
+        (["--query", "4,4"], ["did not see the point (4, 4)", "Pass a place inside", "--keep-aspect"]),
         (["--query", "999"], ["no token 999", "0 to 196"]),
         (["--stream", "text"], ['stream "text"', "vision"]),
         (["--size", "100"], ["100"]),
@@ -63,6 +63,9 @@ def test_options_that_cannot_be_done(mmattn, tiny, photo, tmp_path, *, options, 
         ("timm:resnet18", ["resnet18", "not a plain vision transformer", "mmattn.capture"]),
         ("timm:vit_tiny_patch16_224@missing.pth", ["no checkpoint 'missing.pth'"]),
         ("timm:resnet18@missing.pth", ["resnet18"]),
+        ("timm:", ['"timm:"', "no model. Names are", "timm:NAME"]),
+        ("../ck/tiny.pth", ["the name of a file", "timm:NAME@../ck/tiny.pth"]),
+        ("x" * 300, ["no folder"]),
     ],
 )
 def test_models_that_cannot_be_had(mmattn, photo, tmp_path, model, phrases):
@@ -140,6 +143,24 @@ def test_outputs_that_do_not_fit_the_inputs(mmattn, tiny, album, tmp_path):
 def test_what_is_wrong_for_every_picture_stops_at_the_first(mmattn, tiny, album, tmp_path):
     out = tmp_path / "out"
     wrong(mmattn("image", album, "-o", out, "--model", tiny, "--layer", "77"), out, "no layer 77")
+
+
+def test_a_text_model_is_refused_for_being_one(mmattn, photo, tmp_path):
+    from transformers import BertConfig, BertModel, BertTokenizerFast
+
+    folder, out = tmp_path / "bert", tmp_path / "gallery"
+    folder.mkdir()
+    (folder / "vocab.txt").write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\na")
+    BertTokenizerFast(vocab=str(folder / "vocab.txt")).save_pretrained(folder)
+    config = BertConfig(vocab_size=6, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8)
+    BertModel(config).save_pretrained(folder)
+    ran = mmattn("demo", "--out", out, "--model", folder)
+    assert ran.code == 2
+    assert "It reads text" in ran.err.splitlines()[-1]
+    assert "--size" not in ran.err
+    assert not out.exists()
+    ran = mmattn("image", photo, "-o", tmp_path / "seen.png", "--size", 56, "--model", folder)
+    assert "It reads text" in ran.err.splitlines()[-1]
 
 
 def test_debug_shows_the_trace_and_the_line(mmattn, tiny, photo, tmp_path):
