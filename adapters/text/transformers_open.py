@@ -11,7 +11,7 @@ from urllib.request import getproxies
 import torch
 from torch import nn
 
-from mmattn.errors import DownloadError, InputError, ModelError
+from mmattn.errors import DownloadError, InputError, MmattnError, ModelError
 from mmattn.interception.protocol import Opened
 
 # model_type in config.json; each is held by a test against the library's own eager weights.
@@ -42,12 +42,16 @@ def open_model(name: str, *, weights: Path | None) -> Opened:
     )
     try:
         model, tokenizer = _load(where, local=True)
+    except MmattnError:
+        raise
     except (OSError, ValueError) as problem:
         if Path(where).exists():
             raise _unreadable(where, problem) from problem
         try:
             _check_reachable()
             model, tokenizer = _load(where, local=False)
+        except MmattnError:
+            raise
         except (OSError, ValueError) as from_hub:
             raise _not_on_hub(where, from_hub) from from_hub
     labels = getattr(model.config, "id2label", None) if "Classification" in type(model).__name__ else None
