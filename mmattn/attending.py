@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from mmattn.errors import InputError, ModelError
 from mmattn.interception import Recording, capture
-from mmattn.interception.protocol import Adapter, MediaGiven, Prepared
+from mmattn.interception.protocol import Adapter, LeavesOut, MediaGiven, Prepared
 from mmattn.plugins import unwrap
 from mmattn.readers import read_photo
 from mmattn.schema.maps import AttentionMaps
@@ -86,6 +86,7 @@ def run_and_join(
         ),
         default_stream=adapter.default_stream,
         readout=prepared.readout,
+        left_out=adapter.left_out(calls, prepared) if isinstance(adapter, LeavesOut) else (),
         rerun=prepared.run,
     )
 

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 import torch
 
-from mmattn.analysis.look import asked_tokens, check_finite, one_sample, uniform_of
-from mmattn.analysis.queries import Query, ask
+from mmattn.analysis.look import check_finite, one_sample, reach_of, said, uniform_of
+from mmattn.analysis.queries import Query, ask, marked
 from mmattn.errors import InputError
 from mmattn.schema import stream as rows
 from mmattn.schema.axes import Slots
@@ -75,6 +75,8 @@ def _heads(maps: AttentionMaps, layer: AttentionLayer, query: Query, index: int)
     values = rows.apply_transposed(layer, asked, heads="each")[..., 0]
     check_finite(layer, values)
     uniform = uniform_of(layer, question)
+    tokens, places = marked(question, layer.query_axis, layer.key_axis)
+    reach = [reach_of(layer, question, head=head) for head in range(layer.heads)]
     return tuple(
         Relevance(
             values=values[head][None],
@@ -83,9 +85,11 @@ def _heads(maps: AttentionMaps, layer: AttentionLayer, query: Query, index: int)
             labels=(question.label,),
             method="look",
             unit="signed relevance" if layer.normalized == "signed" else "share",
-            parameters={"layer": index, "head": head},
+            parameters={"layer": index, "head": head, **said(maps, layer, reach[head])},
             uniform=uniform,
-            query_tokens=asked_tokens(layer, question),
+            query_tokens=(tokens,),
+            query_places=(places,),
+            reach=reach[head],
             media=maps.media[0] if maps.media else None,
             source=maps.source,
         )

@@ -6,14 +6,16 @@ Nothing is normalized, nothing is left out: what lies on special tokens stays in
 what lies outside the axis is given beside them.
 """
 
+from collections.abc import Iterable
+
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
-from mmattn.analysis.queries import Query, Question, ask
+from mmattn.analysis.queries import Query, Question, ask, marked
 from mmattn.errors import InputError, ModelError, NotFoundError
 from mmattn.schema import stream as rows
-from mmattn.schema.axes import Slots
+from mmattn.schema.axes import PatchGrid, Slots
 from mmattn.schema.layers import AttentionLayer, Kind
 from mmattn.schema.maps import AttentionMaps
 from mmattn.schema.results import Relevance
@@ -67,6 +69,8 @@ def look(
     found, where = find_layer(maps, stream=stream, kind=kind, layer=layer)
     question = ask(found.query_axis, query, readout=maps.readout)
     values = row_of(found, question, head=head)
+    tokens, places = marked(question, found.query_axis, found.key_axis)
+    reach = reach_of(found, question, head=head)
     return Relevance(
         values=values[None],
         axis=found.key_axis,
@@ -74,10 +78,12 @@ def look(
         labels=(question.label,),
         method="look",
         unit="signed relevance" if found.normalized == "signed" else "share",
-        parameters={"layer": where, "head": "mean" if head is None else head},
+        parameters={"layer": where, "head": "mean" if head is None else head, **said(maps, found, reach)},
         uniform=uniform_of(found, question),
         outside=None if found.normalized in ("signed", "none") else 1 - values.sum()[None],
-        query_tokens=asked_tokens(found, question),
+        query_tokens=(tokens,),
+        query_places=(places,),
+        reach=reach,
         media=maps.media[0] if maps.media else None,
         query_media=maps.media[0] if maps.media else None,
         source=maps.source,
@@ -149,8 +155,22 @@ def uniform_of(layer: AttentionLayer, question: Question) -> Float[Tensor, "one 
         return None
 
 
-def asked_tokens(layer: AttentionLayer, question: Question) -> tuple[tuple[int, ...], ...]:
-    """Return the asked tokens that have a place among the keys, for a picture to mark; none for a mean over all."""
-    if layer.key_axis != layer.query_axis or len(question.tokens) >= len(layer.query_axis.content):
-        return ((),)
-    return (tuple(t for t in question.tokens if layer.query_axis.roles[t] == "content"),)
+def notes(layers: Iterable[AttentionLayer]) -> str:
+    """Return what layers want to be said of them in a caption, each phrase once."""
+    return ", ".join(dict.fromkeys(layer.note for layer in layers if layer.note))
+
+
+def reach_of(layer: AttentionLayer, question: Question, *, head: int | str | None) -> Bool[Tensor, "one key"] | None:
+    """Return the keys that any asked token could look at; None where those are all."""
+    found = rows.reached(layer, question.tokens, head=head if isinstance(head, int) else None)
+    return None if found is None or bool(found.all()) else found[None]
+
+
+def said(maps: AttentionMaps, layer: AttentionLayer, reach: Bool[Tensor, "one key"] | None) -> dict[str, object]:
+    """Return what a caption must say beside the layer: how far it reaches, its note, what was left out."""
+    axis, found = layer.key_axis, {"note": layer.note, "left out": maps.left_out_phrase()}
+    if reach is not None:
+        content = reach[0].cpu()[torch.as_tensor(axis.content)]
+        noun = "patches" if isinstance(axis, PatchGrid) else "tokens"
+        found = {"reach": f"{int(content.sum())} of {len(content)} {noun}", **found}
+    return {name: phrase for name, phrase in found.items() if phrase}

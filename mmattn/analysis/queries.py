@@ -11,7 +11,7 @@ from typing import TypeAlias
 import numpy as np
 
 from mmattn.errors import InputError, NotFoundError
-from mmattn.schema.axes import Axis, PatchGrid
+from mmattn.schema.axes import Axis, PatchGrid, Place, Slots
 
 # "cls" or another role, "mean", a token, (x, y), a box (x0, y0, x1, y1)
 Query: TypeAlias = str | int | Sequence[float] | None
@@ -58,7 +58,7 @@ def ask(axis: Axis, query: Query, *, readout: str = "") -> Question:
     --------
     >>> from mmattn.schema.axes import Slots
     >>> ask(Slots.count(1), None).label
-    'slot 0'
+    'attention pool'
     """
     if query is None:
         return _default(axis, readout)
@@ -82,35 +82,38 @@ def ask(axis: Axis, query: Query, *, readout: str = "") -> Question:
     return _place(axis, numbers)
 
 
+_POOL = "attention pool"
 _FORMS = 'Pass "cls", "mean", a token number, a point (x, y) or a box (x0, y0, x1, y1) in pixels of the picture.'
 
 
 def _default(axis: Axis, readout: str) -> Question:
     roles = axis.special()
-    content = tuple(int(t) for t in axis.content)
-    if len(axis) == 1:
-        return Question(tokens=(0,), label="attention pool" if readout == "pool" else "slot 0")
-    if "cls" in roles and readout != "mean":
+    if isinstance(axis, Slots):
+        tokens, pool = tuple(range(len(axis))), readout == "pool" or len(axis) == 1
+        few = f"mean of {len(axis)} slots"
+        return Question(tokens=tokens, label=few if not pool else _POOL + (f" ({few})" if len(axis) > 1 else ""))
+    if "cls" in roles and (readout != "mean" or not len(axis.content)):
         return _role(axis, "cls")
     reason = ", which the model reads its answer from" if readout == "mean" else ""
     if not reason:
         reason = "" if "cls" in roles else " (no class token)"
-    return Question(
-        tokens=content,
-        label=f"mean over {len(content)} patches{reason}"
-        if isinstance(axis, PatchGrid)
-        else f"mean over {len(content)} tokens{reason}",
-    )
+    question = _role(axis, "mean")
+    return Question(tokens=question.tokens, label=question.label + reason)
 
 
 def _role(axis: Axis, role: str) -> Question:
+    roles = axis.special()
+    there = ", ".join(f'"{name}"' for name in roles) or "none"
     if role == "mean":
         content = tuple(int(t) for t in axis.content)
+        if not content:
+            raise NotFoundError(
+                f"No patch asks here: the query axis has special tokens alone ({there}). The mean is over patches. "
+                f"Pass one of those, or another layer."
+            )
         noun = "patches" if isinstance(axis, PatchGrid) else "tokens"
         return Question(tokens=content, label=f"mean over {len(content)} {noun}")
-    roles = axis.special()
     if role not in roles:
-        there = ", ".join(f'"{name}"' for name in roles) or "none"
         raise NotFoundError(f'There is no "{role}" token on this axis. Special tokens there are: {there}. {_FORMS}')
     tokens = tuple(roles[role])
     names = {"cls": "class token", "register": "register tokens", "distillation": "distillation token"}
@@ -118,7 +121,26 @@ def _role(axis: Axis, role: str) -> Question:
     return Question(tokens=tokens, label=label if len(tokens) == 1 else f"mean of {len(tokens)} {role} tokens")
 
 
+def marked(question: Question, asked: Axis, shown: Axis) -> tuple[tuple[int, ...], tuple[Place, ...]]:
+    """Return what a picture marks as asking: tokens of the axis that is shown, or places where it is another axis.
+
+    A class token has no place, and a mean over everything marks nothing.
+    """
+    if len(question.tokens) >= max(1, len(asked.content)):
+        return (), ()
+    tokens = tuple(t for t in question.tokens if asked.roles[t] == "content")
+    if asked == shown:
+        return tokens, ()
+    return (), tuple(asked.place(t) for t in tokens) if type(asked) is type(shown) else ()
+
+
 def _place(axis: Axis, numbers: list[float]) -> Question:
+    if isinstance(axis, PatchGrid) and not len(axis.content):
+        there = ", ".join(f'"{name}"' for name in axis.special())
+        raise NotFoundError(
+            f"No patch asks in this layer: its queries are special tokens alone ({there}). A place needs a layer in "
+            "which patches ask. Pass one of those, or another layer."
+        )
     if not isinstance(axis, PatchGrid) or len(numbers) not in (2, 4) or not np.isfinite(numbers).all():
         raise InputError(f"The query {tuple(numbers)} is not a place on {axis!r}. {_FORMS}")
     if len(numbers) == 2:

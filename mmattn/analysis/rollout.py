@@ -8,32 +8,29 @@ builds tokens x tokens. Abnar & Zuidema (2020), "Quantifying Attention Flow in T
 Where we depart: they multiply whole matrices from below; the product's row is the same. D restores
 rows to one only where something changed their sum (max or min over heads, discarded weights);
 vit-explain divides *columns* by row sums there, which we do not repeat. Mass that the model gave to
-no token (a sink column) stays lost and is reported, it is not spread over the rest.
+no token (a sink column) stays lost and is reported, it is not spread over the rest. Between stages
+whose grids differ rows move by the overlap of places (`mmattn.analysis.chain`).
 """
 
-from dataclasses import dataclass
+from collections.abc import Iterable
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mmattn.analysis.discard import discard_threshold
-from mmattn.analysis.look import check_finite, one_sample
-from mmattn.analysis.queries import Query, Question, ask
+from mmattn.analysis.chain import Chain, link, writes_special_only
+from mmattn.analysis.look import notes, one_sample
+from mmattn.analysis.passing import Recipe, Standing, from_the_top
+from mmattn.analysis.queries import Query, Question, ask, marked
 from mmattn.errors import InputError, ModelError, NotFoundError
-from mmattn.schema import stream as rows
 from mmattn.schema.axes import Axis, Slots
 from mmattn.schema.layers import AttentionLayer
 from mmattn.schema.maps import AttentionMaps
 from mmattn.schema.results import Relevance
 from mmattn.schema.transfer import transfer
 
-
-@dataclass(frozen=True, kw_only=True)
-class _Recipe:
-    head_fusion: str
-    discard_ratio: float
-    residual_weight: float
+# Lost mass below this share is rounding.
+_WORTH_SAYING = 5e-4
 
 
 def rollout(
@@ -74,7 +71,14 @@ def rollout(
     NotFoundError
         For a start layer that is not there.
     ModelError
-        Where two layers cannot be joined because nobody knows how their tokens correspond.
+        Where two layers cannot be joined because nobody knows how their tokens correspond, or because
+        they run side by side; it names the layer, and the start_layer from which rollout is possible.
+
+    Notes
+    -----
+    The result lies on the finest grid that the lowest layer reads. What a stage could not pass on is in
+    `outside` and in `parameters["not passed on"]`. Parallel branches (streams `vision.0`, `vision.1`) are
+    followed side by side, asked in equal shares, and put together by their places at the end.
 
     Examples
     --------
@@ -86,37 +90,40 @@ def rollout(
     """
     one_sample(maps, "rollout")
     recipe = _checked(head_fusion, discard_ratio, residual_weight)
-    layers = _chain(maps, stream, start_layer)
-    top = layers[-1]
-    first = start_layer % sum(layer.kind == "self" for layer in maps.select(stream=stream))
-    signed = any(layer.normalized in ("signed", "none") for layer in layers)
-    question = ask(top.query_axis, query, readout=maps.readout)
-    values, uniform = _from_the_top(layers, question, recipe)
-    axis = layers[0].key_axis
+    layers, count = _layers(maps, stream, start_layer)
+    first = start_layer % count
+    chain = link(layers, start=first, most=count - 1)
+    signed = any(step.layer.normalized in ("signed", "none") for step in chain.steps)
+    asked, question, above = _asked(chain, query, readout=maps.readout)
+    passed = from_the_top(chain, asked, recipe)
+    axis = _finest(chain.bottoms.values())
+    values = _joined(passed.rows, chain.bottoms, axis)
+    tokens, places = marked(question, above, axis)
     return Relevance(
-        values=values.T,
+        values=values,
         axis=axis,
         query_axis=Slots.count(1),
         labels=(question.label,),
         method="rollout",
         unit="signed relevance" if signed else "share",
         parameters={
-            "layers": f"{first} to {first + sum(layer.kind == 'self' for layer in layers) - 1}"
-            + (" and the pool" if top.kind == "cross" else ""),
+            "layers": f"{first} to {count - 1}" + (" and the pool" if len(layers) > count else ""),
             "head_fusion": head_fusion,
             "discard_ratio": discard_ratio,
             "residual_weight": residual_weight,
+            **_said(maps, chain, passed.lost),
         },
-        uniform=None if uniform is None else uniform.T,
+        uniform=None if passed.uniform is None else _joined(passed.uniform, chain.bottoms, axis),
         outside=None if signed else (1 - values.sum())[None].clamp(min=0),
-        query_tokens=(_placed(question, top.query_axis, axis),),
+        query_tokens=(tokens,),
+        query_places=(places,),
         media=maps.media[0] if maps.media else None,
         query_media=maps.media[0] if maps.media else None,
         source=maps.source,
     )
 
 
-def _checked(head_fusion: str, discard_ratio: float, residual_weight: float) -> _Recipe:
+def _checked(head_fusion: str, discard_ratio: float, residual_weight: float) -> Recipe:
     for name, share in (("discard_ratio", discard_ratio), ("residual_weight", residual_weight)):
         if not isinstance(share, int | float):
             raise InputError(f"{name}={share!r} is no number. It is a share from 0 to below 1. Pass such a number.")
@@ -128,13 +135,13 @@ def _checked(head_fusion: str, discard_ratio: float, residual_weight: float) -> 
         )
     if not 0 <= residual_weight < 1:
         raise InputError(f"residual_weight={residual_weight} is out of range. It is a share from 0 to below 1.")
-    return _Recipe(head_fusion=head_fusion, discard_ratio=discard_ratio, residual_weight=residual_weight)
+    return Recipe(head_fusion=head_fusion, discard_ratio=discard_ratio, residual_weight=residual_weight)
 
 
-def _chain(maps: AttentionMaps, stream: str | None, start_layer: int) -> tuple[AttentionLayer, ...]:
-    """Return the layers that take part, lowest first: the self-attention, and a pool on top of it."""
+def _layers(maps: AttentionMaps, stream: str | None, start_layer: int) -> tuple[tuple[AttentionLayer, ...], int]:
+    """Return self-attention and class attention, lowest first, with a pool on top; and how many without the pool."""
     chosen = maps.select(stream=stream)
-    body = tuple(layer for layer in chosen if layer.kind == "self")
+    body = tuple(layer for layer in chosen if layer.kind == "self" or writes_special_only(layer))
     if not body:
         raise ModelError(
             "This stream has no self-attention to roll out. Rollout needs at least one such layer. "
@@ -145,73 +152,42 @@ def _chain(maps: AttentionMaps, stream: str | None, start_layer: int) -> tuple[A
             f"There is no layer {start_layer} to start from: there are {len(body)}, 0 to {len(body) - 1}. "
             "Pass start_layer in that range."
         )
-    # A pool may read fewer tokens than the body has (no registers): the bridge between them is its matter.
+    # A pool may read fewer tokens than the body has (no registers): the way between them is its matter.
     pools = tuple(layer for layer in chosen if layer.kind == "cross" and isinstance(layer.query_axis, Slots))
-    last_pool = pools[-1:] if maps.readout == "pool" else ()
-    return body[start_layer:] + last_pool
+    return body + (pools[-1:] if maps.readout == "pool" else ()), len(body)
 
 
-def _from_the_top(
-    layers: tuple[AttentionLayer, ...], question: Question, recipe: _Recipe
-) -> tuple[Float[Tensor, "token one"], Float[Tensor, "token one"] | None]:
-    top = layers[-1]
-    row = torch.zeros(len(top.query_axis), 1, device=top.device)
-    row[list(question.tokens)] = 1 / len(question.tokens)
-    plain: Tensor | None = row
-    above: Axis = top.query_axis
-    for layer in reversed(layers):
-        if layer.query_axis != above:
-            row = _bridge(row, above, layer)
-            plain = None if plain is None else _bridge(plain, above, layer)
-        row = _step(layer, row, recipe)
-        check_finite(layer, row)
-        plain = None if plain is None else _uniform_step(layer, plain, recipe)
-        above = layer.key_axis
-    return row, plain
+def _asked(chain: Chain, query: Query, *, readout: str) -> tuple[Standing, Question, Axis]:
+    """Ask on top of every branch in equal shares (a token number: of the highest layer's alone)."""
+    highest = chain.steps[0].layer
+    own, device = highest.stream, highest.device
+    names = [own] if isinstance(query, int) else list(chain.tops)
+    asked = {name: torch.zeros(len(axis), 1, device=device) for name, axis in chain.tops.items()}
+    questions = {name: ask(chain.tops[name], query, readout=readout) for name in names}
+    for name, question in questions.items():
+        asked[name][list(question.tokens)] = 1 / len(question.tokens) / len(names)
+    label = questions[own].label + (f", of each of {len(names)} branches" if len(names) > 1 else "")
+    return asked, Question(tokens=questions[own].tokens, label=label), chain.tops[own]
 
 
-def _step(layer: AttentionLayer, row: Float[Tensor, "query one"], recipe: _Recipe) -> Float[Tensor, "key one"]:
-    beside = _residual(layer, recipe)
-    floor = discard_threshold(layer, heads=recipe.head_fusion, ratio=recipe.discard_ratio)
-    if recipe.head_fusion == "mean" and floor is None:
-        passed: Tensor = rows.apply_transposed(layer, row)
-        return (1 - beside) * passed + (beside * row if beside else 0.0)
-    # Rows were changed: divide what comes down by their new sums first.
-    kept = rows.apply(layer, torch.ones(len(layer.key_axis), 1), heads=recipe.head_fusion, floor=floor)
-    sums = beside + (1 - beside) * kept
-    row = torch.where(sums > 0, row / sums.clamp(min=torch.finfo(sums.dtype).tiny), 0.0)
-    passed = rows.apply_transposed(layer, row, heads=recipe.head_fusion, floor=floor)
-    return (1 - beside) * passed + (beside * row if beside else 0.0)
+def _finest(axes: Iterable[Axis]) -> Axis:
+    return max(axes, key=lambda axis: len(axis.content))
 
 
-def _uniform_step(
-    layer: AttentionLayer, row: Float[Tensor, "query one"], recipe: _Recipe
-) -> Float[Tensor, "key one"] | None:
-    beside = _residual(layer, recipe)
-    try:
-        passed = rows.uniform_transposed(layer, row)
-    except ModelError:
-        return None
-    return (1 - beside) * passed + (beside * row if beside else 0.0)
+def _joined(found: Standing, bottoms: dict[str, Axis], axis: Axis) -> Float[Tensor, "one token"]:
+    """Bring the rows of all branches to one axis, by their places."""
+    first, *others = [transfer(bottoms[name], axis).move(row.T) for name, row in found.items()]
+    for other in others:
+        first = first + other
+    return first
 
 
-def _residual(layer: AttentionLayer, recipe: _Recipe) -> float:
-    same = layer.query_axis == layer.key_axis
-    if layer.residual == "identity" and same:
-        return recipe.residual_weight
-    if layer.residual == "none":
-        return 0.0
-    raise ModelError(
-        f"Layer {layer.name} has a {layer.residual} residual between {layer.query_axis!r} and {layer.key_axis!r}, "
-        "which rollout cannot follow. Start above it with start_layer, or use mmattn.look on single layers."
-    )
-
-
-def _bridge(row: Float[Tensor, "above one"], above: Axis, layer: AttentionLayer) -> Float[Tensor, "below one"]:
-    return transfer(above, layer.query_axis).move(row.T).T
-
-
-def _placed(question: Question, top: Axis, axis: Axis) -> tuple[int, ...]:
-    if top != axis or len(question.tokens) >= len(axis.content):
-        return ()
-    return tuple(t for t in question.tokens if axis.roles[t] == "content")
+def _said(maps: AttentionMaps, chain: Chain, lost: dict[str, float]) -> dict[str, object]:
+    """Return what a caption must say: what was not passed on, notes of layers, what was left out."""
+    shares = [f"{100 * share:.2g} % ({name})" for name, share in lost.items() if share > _WORTH_SAYING]
+    said = {
+        "not passed on": ", ".join(shares),
+        "note": notes(step.layer for step in reversed(chain.steps)),
+        "left out": maps.left_out_phrase(),
+    }
+    return {name: phrase for name, phrase in said.items() if phrase}

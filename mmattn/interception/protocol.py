@@ -139,6 +139,15 @@ class Adapter(Protocol):
 
 
 @runtime_checkable
+class LeavesOut(Protocol):
+    """What an adapter may have beside `Adapter`: the attention of which it makes no layer, and why."""
+
+    def left_out(self, calls: Sequence[Call], prepared: Prepared) -> tuple[str, ...]:
+        """Return one phrase for each attention that is no layer: `module path: reason`."""
+        ...
+
+
+@runtime_checkable
 class TakesSizes(Protocol):
     """What an adapter of pictures may have beside `Adapter`: options from the sizes that a command line names."""
 

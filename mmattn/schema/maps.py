@@ -36,6 +36,9 @@ class AttentionMaps:
         pool), or empty where it is not known. It is the default query.
     labels
         Class names by index, where the model has them.
+    left_out
+        Attention of the model that is no layer here, with the reason: one phrase each, such as
+        `stages.2.blocks.1.xca: attention between channels`.
     rerun
         Runs the same input again (for gradients, edits, faithfulness); None for a loaded file.
     model_ref
@@ -49,6 +52,7 @@ class AttentionMaps:
     default_stream: str = ""
     readout: str = ""
     labels: tuple[str, ...] | None = None
+    left_out: tuple[str, ...] = ()
     rerun: Callable[[], Any] | None = None
     model_ref: Callable[[], nn.Module | None] | None = None
 
@@ -121,23 +125,45 @@ class AttentionMaps:
     def select(self, *, stream: str | None = None, kind: Kind | None = None) -> tuple[AttentionLayer, ...]:
         """Return the layers of a stream and kind, in order; None: the default stream, any kind.
 
+        A stream has its branches with it: `vision` is also `vision.0` and `vision.1`.
+
         Raises
         ------
         NotFoundError
             When there are none; the streams and kinds that there are are listed.
 
         """
-        wanted = self.default_stream if stream is None else stream
+        wanted = (self.default_stream or None) if stream is None else stream
         found = [
             layer
             for layer in self.layers
-            if (layer.stream == wanted or (stream is None and not wanted)) and (kind is None or layer.kind == kind)
+            if (wanted is None or _within(layer.stream, wanted)) and kind in (None, layer.kind)
         ]
         if not found:
             asked = f'stream "{wanted}"' + (f" and kind {kind}" if kind else "")
             there = ", ".join(sorted({f"{layer.stream or '(no name)'} {layer.kind}" for layer in self.layers}))
             raise NotFoundError(f"No layer is of {asked}. There are: {there}. Pass stream= and kind= from those.")
         return tuple(found)
+
+    def left_out_phrase(self) -> str:
+        """Return what was left out in few words, counted by reason; empty where nothing was.
+
+        Examples
+        --------
+        >>> from mmattn.schema.axes import Positions
+        >>> from mmattn.schema.weights import Blocks, Dense
+        >>> axes, blocks = (Positions.count(2),), (Blocks(source=Dense(weights=torch.ones(1, 1, 2, 2))),)
+        >>> layer = AttentionLayer(name="a", query=axes, key=axes, heads=1, storage=blocks)
+        >>> reason = "attention between channels"
+        >>> AttentionMaps(layers=(layer,), left_out=(f"b: {reason}", f"c: {reason}")).left_out_phrase()
+        '2 layers (attention between channels)'
+
+        """
+        counts: dict[str, int] = {}
+        for phrase in self.left_out:
+            reason = phrase.partition(": ")[2] or phrase
+            counts[reason] = counts.get(reason, 0) + 1
+        return ", ".join(f"{count} layer{'s' * (count > 1)} ({reason})" for reason, count in counts.items())
 
     def named(
         self,
@@ -169,10 +195,16 @@ class AttentionMaps:
         for layer in shown:
             lines.append("  ..." if layer is None else f"  {layer!r}")
         errors = [layer.error for layer in self.layers if layer.error is not None]
+        if self.left_out:
+            lines.append(f"  left out {self.left_out_phrase()}")
         if errors:
             lines.append(f"  self-check: A V recomputed differs from the model's by at most {max(errors):.1e}")
         lines.append("  next: mmattn.look(maps), mmattn.rollout(maps), mmattn.head_grid(maps), maps.save(path)")
         return "\n".join(lines)
+
+
+def _within(stream: str, wanted: str) -> bool:
+    return stream == wanted or stream.startswith(f"{wanted}.")
 
 
 def keep_weakly(model: nn.Module) -> Callable[[], nn.Module | None]:

@@ -45,6 +45,9 @@ class Relevance:
     query_tokens
         For each row, the tokens of `axis` that asked and have a place, for a picture to mark; none for a
         class token or a mean over everything.
+    query_places
+        For each row, the places of the tokens that asked where these are no tokens of `axis` (patches of
+        another stage), for a picture to mark.
     reach
         The same shape as `values`: tokens that the row could attend to at all; None means all.
     media, query_media
@@ -64,6 +67,7 @@ class Relevance:
     uniform: Float[Tensor, "query token"] | None = None
     outside: Float[Tensor, " query"] | None = None
     query_tokens: tuple[tuple[int, ...], ...] | None = None
+    query_places: tuple[tuple[Place, ...], ...] | None = None
     reach: Bool[Tensor, "query token"] | None = None
     media: Media | None = None
     query_media: Media | None = None

@@ -19,6 +19,10 @@ from torch import Tensor
 from mmattn.errors import InputError, ModelError
 from mmattn.schema.layers import AttentionLayer
 from mmattn.schema.rows import Rows, check_range
+from mmattn.schema.weights import Blocks
+
+# Weights below these are those of a finite mask; and of no one that can be seen, in any picture.
+_CUT_OFF, _NOTHING = 1e-30, 1e-6
 
 # Fuse heads by mean, max or min; keep each; one head; the mean of some.
 Heads: TypeAlias = str | int | Sequence[int]
@@ -193,6 +197,41 @@ def uniform_transposed(layer: AttentionLayer, x: Float[Tensor, "query dim"]) -> 
 def uniform_rows(layer: AttentionLayer, queries: Sequence[int]) -> Float[Tensor, "n key"]:
     """Return the uniform baseline of some queries: 1 / number of allowed keys on each of them."""
     return uniform_transposed(layer, _one_hot(layer, queries)).T
+
+
+def reached(layer: AttentionLayer, queries: Sequence[int], *, head: int | None = None) -> Bool[Tensor, " key"] | None:
+    """Return which keys any of some queries could look at: those of their blocks that no mask forbids.
+
+    Where nobody said what was allowed (a softmax that was only seen) windows still have a border, and within
+    a window a key counts as cut off where every head gave it less than 1e-30: a mask of -100, as in Swin, leaves
+    that or less, and a float32 softmax of unmasked logits hardly ever does.
+
+    Parameters
+    ----------
+    queries
+        Tokens of the query axis.
+    head
+        Only this head; None: any.
+
+    Returns
+    -------
+    None where all keys can be looked at, known without looking at rows.
+    """
+    check_range(queries, len(layer.query_axis), "query")
+    if layer.all_allowed:
+        return None
+    width = len(layer.key_axis)
+    found = torch.zeros(width + 1, dtype=torch.bool, device=layer.device)
+    tokens = torch.tensor([int(q) % len(layer.query_axis) for q in queries], dtype=torch.long)
+    windows = any(isinstance(storage, Blocks) and storage.key_index is not None for storage in layer.storages)
+    for rows in _some_rows(layer, tokens, with_allowed=True):
+        seen = rows.weights.abs() > _CUT_OFF if windows else torch.ones_like(rows.weights, dtype=torch.bool)
+        # What was attended to was in reach, whatever its mask was meant to say.
+        allowed = seen if rows.allowed is None else rows.allowed | (rows.weights.abs() > _NOTHING)
+        allowed = allowed.any(dim=0) if head is None else allowed.expand(len(rows.weights), -1, -1)[head]
+        key = _or_last(rows.key, width + 1)
+        found[key[allowed & (rows.query >= 0)[:, None]]] = True
+    return found[:-1]
 
 
 def statistics(layer: AttentionLayer) -> RowStatistics:

@@ -95,6 +95,13 @@ class Transfer:
         kept = torch.zeros(len(self.from_axis), dtype=self.shares.dtype)
         return (1.0 - kept.index_add(0, self.from_tokens, self.shares)).clamp(min=0.0)
 
+    def lost_by_role(self, row: Float[Tensor, " from_token"]) -> dict[str, float]:
+        """Return how much of a row goes nowhere, by the role of the tokens that had it."""
+        lost = (row.detach().cpu().to(self.lost.dtype) * self.lost).clamp(min=0.0)
+        tokens = {"content": self.from_axis.content.tolist(), **self.from_axis.special()}
+        masses = {role: float(lost[own].sum()) for role, own in tokens.items() if own}
+        return {role: mass for role, mass in masses.items() if mass > 0.0}
+
     @property
     def note(self) -> str:
         """One phrase on what is not passed on, for captions; empty where everything is."""

@@ -265,13 +265,13 @@ def test_weights_that_are_not_finite_are_refused_with_the_layer_named():
 def test_a_residual_that_rollout_cannot_follow_is_refused():
     maps = random_maps(depth=1)
     layer = AttentionLayer(
-        name="pooled",
+        name="refiner",
         stream="vision",
         query=maps[0].query,
         key=maps[0].key,
         heads=2,
-        residual="pooled",
+        residual="learned",
         storage=maps[0].storage,
     )
-    with pytest.raises(ModelError, match="pooled residual"):
+    with pytest.raises(ModelError, match=r"cannot pass layer refiner: its residual is learned.*no other layer either"):
         rollout(AttentionMaps(layers=(layer,), default_stream="vision"))
