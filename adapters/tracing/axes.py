@@ -1,0 +1,195 @@
+"""From the ids on one side of an attention to an axis, and to where each of its positions stands on it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from mmattn.schema.axes import Axis, PatchGrid, Slots
+
+from ..pixels import Geometry
+from .grids import Grid, Grids, unravel
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spec:
+    """An axis before it is laid over a picture; equal specs are the same axis.
+
+    Parameters
+    ----------
+    rows, cols, patch_px, origin_px
+        The grid in model pixels (x, y); no rows for tokens without a box.
+    cells
+        Cell of each token, -1 for special ones.
+    roles
+        Role of each token.
+
+    """
+
+    rows: int = 0
+    cols: int = 0
+    patch_px: tuple[float, float] = (1.0, 1.0)
+    origin_px: tuple[float, float] = (0.0, 0.0)
+    cells: tuple[int, ...] = ()
+    roles: tuple[str, ...] = ()
+
+    @property
+    def has_boxes(self) -> bool:
+        """Whether its tokens stand on a grid."""
+        return self.rows > 0
+
+    def axis(self, geometry: Geometry) -> Axis:
+        """Return the axis for a picture that came to the model by `geometry`: one object for all layers."""
+        return _axis(self, geometry)
+
+
+@lru_cache(maxsize=256)
+def _axis(spec: Spec, geometry: Geometry) -> Axis:
+    if not spec.has_boxes:
+        return Slots.count(len(spec.roles))
+    to_input = geometry.to_input.copy()
+    to_input[:, 2] += to_input[:, :2] @ np.array(spec.origin_px)
+    return PatchGrid(
+        rows=spec.rows,
+        cols=spec.cols,
+        patch_px=spec.patch_px,
+        size_px=geometry.size_px,
+        to_input=to_input,
+        cells=np.array(spec.cells, dtype=np.int64),
+        roles=spec.roles,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Side:
+    """One side of an attention.
+
+    Parameters
+    ----------
+    spec
+        Its axis.
+    index
+        `[block, position]`: the token at each position, -1 for none; None where position i is token i.
+    sample
+        Sample of each block, -1 where a block holds no token.
+    why
+        Why its tokens have no box; empty where they have.
+
+    """
+
+    spec: Spec
+    index: Int[Tensor, "block position"] | None
+    sample: Int[Tensor, " block"]
+    why: str = ""
+
+
+def side_of(ids: Int[Tensor, "block position"], grids: Grids) -> Side:
+    """Return the axis of the tokens `[block, position]` of one side, and where each stands."""
+    numbers, sample, index = grids.decode(ids)
+    samples = torch.where(numbers >= 0, sample, -1).amax(1)
+    kinds = {number: grids.known[number] for number in torch.unique(numbers).tolist() if number >= 0}
+    boxes = [number for number, grid in kinds.items() if grid.kind == "cells" and len(grid.shape) == 2]
+    learned = [number for number, grid in kinds.items() if grid.kind == "special" and grid.role == "query"]
+    why = _why(kinds, boxes, bool((numbers == -2).any()))
+    if why or learned:
+        return _loose(ids, samples, why=why, grids=grids)
+    here = numbers == boxes[0] if boxes else torch.zeros_like(numbers, dtype=torch.bool)
+    spec, cell = _lattice(index, here, grids.known[boxes[0]] if boxes else None)
+    tokens = torch.where(here, cell, -1)  # cells are 0, 1, ...; special tokens -2, -3, ...; nothing -1
+    special: dict[tuple[int, int], int] = {}
+    for number in kinds:
+        if number in boxes:
+            continue
+        for one in torch.unique(index[numbers == number]).tolist():
+            special[number, one] = -2 - len(special)
+            tokens = torch.where((numbers == number) & (index == one), special[number, one], tokens)
+    roles = {code: kinds[number].role for (number, _), code in special.items()}
+    return _ordered(tokens, samples, spec=spec, roles=roles)
+
+
+def _why(kinds: dict[int, Grid], boxes: list[int], mixed: bool) -> str:
+    loose = [grid for grid in kinds.values() if grid.kind == "loose"]
+    if loose:
+        return f"{loose[0].count} tokens are made of patches that form no box"
+    if mixed:
+        return "tokens are mixtures that cannot be placed"
+    if len(boxes) > 1:
+        return "tokens of several grids stand in one sequence"
+    return ""
+
+
+def _lattice(index: Int[Tensor, "block position"], here: Tensor, grid: Grid | None) -> tuple[Spec, Tensor]:
+    """Return the grid of the cells that are there, coarser where only every n-th row and column is."""
+    if grid is None:
+        return Spec(rows=1, cols=1), torch.full_like(index, -1)
+    along = unravel(index, grid.shape)
+    present = [torch.unique(coords[here]) for coords in along]
+    whole = len(torch.unique(index[here])) == len(present[0]) * len(present[1])
+    counts, steps, starts, cells = [], [], [], []
+    for coords, found, side in zip(along, present, grid.shape, strict=True):
+        gaps = found.diff().unique()
+        step = int(gaps[0]) if whole and len(gaps) == 1 else 1
+        step = side if whole and len(found) == 1 and side > 1 else step
+        start = int(found[0])
+        counts.append((int(found[-1]) - start) // step + 1)
+        steps.append(step)
+        starts.append(start)
+        cells.append((coords - start) // step)
+    cell, origin = grid.cell, grid.origin
+    spec = Spec(
+        rows=counts[0],
+        cols=counts[1],
+        patch_px=(cell[1] * steps[1], cell[0] * steps[0]),
+        origin_px=(origin[1] + starts[1] * cell[1], origin[0] + starts[0] * cell[0]),
+    )
+    return spec, cells[0] * counts[1] + cells[1]
+
+
+def _ordered(
+    tokens: Int[Tensor, "block position"], samples: Int[Tensor, " block"], *, spec: Spec, roles: dict[int, str]
+) -> Side:
+    """Return the side with tokens in the order of the sequence where that is plain, else special ones first."""
+    sequence = tokens[0].tolist()
+    same = bool((tokens == tokens[0]).all()) and len(torch.unique(samples)) == len(samples)
+    plain = same and -1 not in sequence and len(set(sequence)) == len(sequence)
+    content = [token for token in sequence if token >= 0]
+    if plain and content == sorted(content):
+        return Side(spec=_spec(spec, sequence, roles), index=None, sample=samples)
+    present = torch.unique(tokens).tolist()
+    order = sorted((t for t in present if t < -1), reverse=True) + [t for t in present if t >= 0]
+    place = torch.full((max([*order, 0]) + 2 + len(roles) + 1,), -1, dtype=torch.long)
+    shift = 2 + len(roles)  # codes start at -1 - number of roles
+    place[torch.tensor(order) + shift] = torch.arange(len(order))
+    index = torch.where(tokens == -1, -1, place[tokens + shift])
+    return Side(spec=_spec(spec, order, roles), index=index, sample=samples)
+
+
+def _spec(spec: Spec, order: Sequence[int], roles: dict[int, str]) -> Spec:
+    return Spec(
+        rows=spec.rows,
+        cols=spec.cols,
+        patch_px=spec.patch_px,
+        origin_px=spec.origin_px,
+        cells=tuple(max(token, -1) for token in order),
+        roles=tuple("content" if token >= 0 else roles[token] for token in order),
+    )
+
+
+def _loose(ids: Int[Tensor, "block position"], samples: Int[Tensor, " block"], *, why: str, grids: Grids) -> Side:
+    """Return a side whose tokens are only counted, in the order of their ids."""
+    alone = len(torch.unique(samples)) == len(samples)
+    if alone:
+        return Side(spec=Spec(roles=("slot",) * ids.shape[1]), index=None, sample=samples, why=why)
+    index = torch.full_like(ids, -1)
+    longest = 0
+    for sample in torch.unique(samples[samples >= 0]).tolist():
+        own = samples == sample
+        found, which = torch.unique(ids[own], return_inverse=True)
+        skip = int(bool(len(found)) and int(found[0]) == 0)
+        index[own] = which - skip
+        longest = max(longest, len(found) - skip)
+    return Side(spec=Spec(roles=("slot",) * longest), index=index, sample=samples, why=why)

@@ -1,0 +1,166 @@
+"""Run a model on indices and write down which tokens each of its attentions joined."""
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor, nn
+
+from mmattn.interception.owner import module_paths, nearest_path, running_modules
+
+from .contract import Seen
+from .grids import Grid, Grids
+from .ids import Ids, Story, compact, first, make, plain
+from .mode import TraceMode
+
+_TOKEN_NAMES = ("token", "cls", "probe", "latent", "quer", "class_emb", "register")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Event:
+    """One attention of a trace.
+
+    Parameters
+    ----------
+    module
+        Path of the module that made it.
+    query, key
+        `[*lead, query]` and `[*lead, key]`, ids.
+    forbidden
+        Where a mask keeps a query from a key; None if nowhere.
+    residual
+        What ran beside it: `identity`, `pooled` or `none`.
+    folded
+        Its output is summed over overlapping neighbourhoods, so its queries are its keys.
+
+    """
+
+    module: str
+    query: Int[Tensor, "*lead query"]
+    key: Int[Tensor, "*lead key"]
+    forbidden: Bool[Tensor, "*lead query key"] | None = None
+    residual: str = "none"
+    folded: bool = False
+    merged: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trace:
+    """All attentions of a forward pass on indices.
+
+    Parameters
+    ----------
+    events
+        In the order in which they ran.
+    grids
+        What the ids are.
+    lost
+        Torch functions after which tokens have no place, and how often they ran.
+    local_mixing
+        Whether convolutions mixed neighbours on the way.
+
+    """
+
+    events: tuple[Event, ...]
+    grids: Grids
+    lost: dict[str, int]
+
+    def grid(self, number: int) -> Grid:
+        """Return a grid by number."""
+        return self.grids.known[number]
+
+
+def trace(model: nn.Module, *, shape: tuple[int, ...], call: Callable[[nn.Module, Tensor], Any]) -> Trace:
+    """Run `model` on indices in place of a picture of some shape.
+
+    Parameters
+    ----------
+    model
+        Is not changed: a copy without hooks runs, which shares its weights.
+    shape
+        `[sample, channel, row, col]` of the pixels.
+    call
+        Calls the model with them.
+
+    """
+    grids = Grids(samples=shape[0])
+    pixels = grids.number(shape=shape[2:], cell=[1.0] * (len(shape) - 2), origin=[0.0] * (len(shape) - 2))
+    count = grids.known[pixels].count
+    ids = grids.ids(pixels, sample=torch.arange(shape[0])[:, None], index=torch.arange(count)[None])
+    given = make(ids.reshape(shape[0], 1, *shape[2:]).to(torch.float64).expand(shape))
+    twin = _twin(model)
+    paths = [module_paths(twin)[0]]
+    events: list[Event] = []
+
+    def report(seen: Seen, story: Story) -> int:
+        path = nearest_path(running_modules(paths), paths[0]) or ""
+        masked = None if seen.forbidden is None else compact(seen.forbidden)
+        events.append(
+            Event(module=path, query=compact(seen.query), key=compact(seen.key), forbidden=masked, merged=story.merged)
+        )
+        return len(events) - 1
+
+    def residual(number: int, ours: Ids, theirs: Ids) -> None:
+        if number < 0 or events[number].residual != "none":
+            return
+        pooled = theirs.story.merged > events[number].merged
+        events[number] = replace(events[number], residual="pooled" if pooled else "identity")
+
+    def folded(numbers: frozenset[int]) -> None:
+        for number in numbers:
+            events[number] = replace(events[number], folded=True)
+
+    mode = TraceMode(
+        grids=grids,
+        roles=_roles(twin),
+        buffers=frozenset(b.data_ptr() for b in twin.buffers() if b.numel()),
+        report=report,
+        residual=residual,
+        folded=folded,
+    )
+    with torch.no_grad(), mode:
+        call(twin, given)
+    return Trace(events=tuple(events), grids=grids, lost=mode.lost)
+
+
+def _twin(model: nn.Module) -> nn.Module:
+    """Return a copy of a model that shares its weights and has none of its hooks."""
+    shared = {id(tensor): tensor for tensor in [*model.parameters(), *model.buffers()]}
+    try:
+        twin = copy.deepcopy(model, shared)
+    except Exception:  # what cannot be copied runs itself: nothing of it is written to
+        return model
+    for module in twin.modules():
+        module._forward_hooks.clear()
+        module._forward_pre_hooks.clear()
+    return twin
+
+
+def _roles(model: nn.Module) -> dict[int, str]:
+    """Return what the learned tokens among the parameters are, by storage address."""
+    roles = {}
+    for path, parameter in model.named_parameters():
+        name = path.rsplit(".", 1)[-1].lower()
+        if parameter.numel() and any(part in name for part in _TOKEN_NAMES) and name not in ("weight", "bias"):
+            roles[parameter.untyped_storage().data_ptr()] = role_of(name)
+    return roles
+
+
+def role_of(name: str) -> str:
+    """Return the role of a learned token by its parameter's name."""
+    for part, role in (
+        ("cls", "cls"),
+        ("class", "cls"),
+        ("dist", "distillation"),
+        ("reg", "register"),
+        ("mask", "mask"),
+    ):
+        if part in name:
+            return role
+    return "query" if any(part in name for part in ("quer", "latent", "probe")) else "learned"
+
+
+__all__ = ["Event", "Trace", "first", "plain", "trace"]

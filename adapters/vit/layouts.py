@@ -1,0 +1,82 @@
+"""Layers of any vision model: what it attended to, and where that stands in the picture.
+
+Nothing about a family is written down here. The model runs once on indices (`..tracing`), for each
+shape of input, and each of its attentions says which tokens it joined.
+"""
+
+import weakref
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from mmattn.errors import GoneError
+from mmattn.interception.calls import Call
+from mmattn.schema.layers import AttentionLayer
+
+from ..pixels import Geometry
+from ..tracing.layers import layer_of, paired
+from ..tracing.trace import Trace, trace
+
+
+@dataclass(frozen=True, kw_only=True)
+class PictureFacts:
+    """What the layers of a picture model need.
+
+    Parameters
+    ----------
+    model
+        The model, not kept alive.
+    geometries
+        How each sample's picture came to the model's pixels.
+    shape
+        `[sample, channel, row, col]` of the pixels.
+    call
+        Calls the model with them.
+
+    """
+
+    model: weakref.ref[nn.Module]
+    geometries: tuple[Geometry, ...]
+    shape: tuple[int, ...]
+    call: Callable[[nn.Module, Tensor], Any]
+
+
+# One trace a model and shape: weights do not matter to it.
+_traces: "weakref.WeakKeyDictionary[nn.Module, dict[tuple[Any, ...], Trace]]" = weakref.WeakKeyDictionary()
+
+
+def trace_of(facts: PictureFacts) -> Trace:
+    """Return the trace of the model for pixels of that shape, made once.
+
+    Raises
+    ------
+    GoneError
+        The model was deleted.
+
+    """
+    model = facts.model()
+    if model is None:
+        raise GoneError("The model was deleted before its attention was placed. Keep the model alive, or attend again.")
+    known = _traces.setdefault(model, {})
+    key = (facts.shape, model.training)
+    if key not in known:
+        known.clear()  # pictures of one model mostly have one shape: old traces are only memory
+        known[key] = trace(model, shape=facts.shape, call=facts.call)
+    return known[key]
+
+
+def picture_layers(calls: Sequence[Call], facts: PictureFacts) -> tuple[AttentionLayer, ...]:
+    """Return a layer for each token attention, between axes that lie on the pictures."""
+    known = trace_of(facts)
+    found, _ = paired(calls, known)
+    geometries = facts.geometries * facts.shape[0] if len(facts.geometries) == 1 else facts.geometries
+    return tuple(layer_of(joined, known, geometries, stream="vision") for joined in found)
+
+
+def left_out(calls: Sequence[Call], facts: PictureFacts) -> tuple[str, ...]:
+    """Return what is not drawn, with the reason: attention between channels, calls without places."""
+    _, alone = paired(calls, trace_of(facts))
+    reasons = {"channel": "attention between channels", "token": "its tokens could not be placed"}
+    return tuple(f"{call.module}: {reasons[call.kind]}" for call in alone)
