@@ -53,6 +53,10 @@ def _axis(spec: Spec, geometry: Geometry) -> Axis:
         return Slots.count(len(spec.roles))
     to_input = geometry.to_input.copy()
     to_input[:, 2] += to_input[:, :2] @ np.array(spec.origin_px)
+    width, height = geometry.model_px
+    x, y = spec.origin_px
+    ends = (x + spec.cols * spec.patch_px[0], y + spec.rows * spec.patch_px[1])
+    filling = (x, y, *ends) == (0, 0, width, height)
     return PatchGrid(
         rows=spec.rows,
         cols=spec.cols,
@@ -61,6 +65,7 @@ def _axis(spec: Spec, geometry: Geometry) -> Axis:
         to_input=to_input,
         cells=np.array(spec.cells, dtype=np.int64),
         roles=spec.roles,
+        limits_px=None if filling else (-x, -y, width - x, height - y),
     )
 
 
@@ -133,7 +138,6 @@ def _lattice(index: Int[Tensor, "block position"], here: Tensor, grid: Grid | No
     for coords, found, side in zip(along, present, grid.shape, strict=True):
         gaps = found.diff().unique()
         step = int(gaps[0]) if whole and len(gaps) == 1 else 1
-        step = side if whole and len(found) == 1 and side > 1 else step
         start = int(found[0])
         counts.append((int(found[-1]) - start) // step + 1)
         steps.append(step)
@@ -144,7 +148,10 @@ def _lattice(index: Int[Tensor, "block position"], here: Tensor, grid: Grid | No
         rows=counts[0],
         cols=counts[1],
         patch_px=(cell[1] * steps[1], cell[0] * steps[0]),
-        origin_px=(origin[1] + starts[1] * cell[1], origin[0] + starts[0] * cell[0]),
+        origin_px=(
+            origin[1] + (starts[1] + 0.5 - steps[1] / 2) * cell[1],
+            origin[0] + (starts[0] + 0.5 - steps[0] / 2) * cell[0],
+        ),
     )
     return spec, cells[0] * counts[1] + cells[1]
 

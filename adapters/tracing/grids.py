@@ -108,13 +108,27 @@ class Grids:
         grid = torch.where(ids == MIXED, -2, torch.where(ids == NOTHING, -1, grid))
         return grid, sample, index
 
-    def coarse(self, number: int, factor: Sequence[int]) -> int:
-        """Return the grid whose cells are `factor` cells of this one along each dimension."""
+    def coarse(
+        self, number: int, factor: Sequence[int], *, shift: Sequence[float] = (), shape: Sequence[int] = ()
+    ) -> int:
+        """Return the grid whose cells are `factor` cells of this one along each dimension.
+
+        Parameters
+        ----------
+        number, factor
+            Which grid, and how many of its cells.
+        shift
+            Where the first new cell begins, in cells of this grid; none: with the first of its own.
+        shape
+            New cells along each dimension; none: as many as hold all of its own.
+
+        """
         grid = self.known[number]
+        shift = shift or [0.0] * len(grid.shape)
         return self.number(
-            shape=[-(-side // f) for side, f in zip(grid.shape, factor, strict=True)],
+            shape=shape or [-(-side // f) for side, f in zip(grid.shape, factor, strict=True)],
             cell=[extent * f for extent, f in zip(grid.cell, factor, strict=True)],
-            origin=grid.origin,
+            origin=[start + extent * by for start, extent, by in zip(grid.origin, grid.cell, shift, strict=True)],
         )
 
     def resampled(self, number: int, shape: Sequence[int]) -> int:
@@ -126,7 +140,9 @@ class Grids:
             origin=grid.origin,
         )
 
-    def coarsened(self, ids: Int[Tensor, "*any"], factor: Sequence[int]) -> Int[Tensor, "*any"]:
+    def coarsened(
+        self, ids: Int[Tensor, "*any"], factor: Sequence[int], *, shift: Sequence[float] = ()
+    ) -> Int[Tensor, "*any"]:
         """Return for each id the cell of the coarser grid that it lies in; others become mixed."""
         out = torch.where(ids > 0, MIXED, NOTHING)
         numbers, sample, index = self.decode(ids)
@@ -134,11 +150,20 @@ class Grids:
             if number < 0 or self.known[number].kind != "cells" or len(self.known[number].shape) != len(factor):
                 continue
             here = numbers == number
-            target = self.coarse(number, factor)
+            target = self.coarse(number, factor, shift=shift)
             coords = unravel(index[here], self.known[number].shape)
             coords = [along // f for along, f in zip(coords, factor, strict=True)]
             out[here] = self.ids(target, sample=sample[here], index=ravel(coords, self.known[target].shape))
         return out
+
+    def whole(self, ids: Int[Tensor, "map *side"]) -> int | None:
+        """Return the grid that every map is, cell by cell in order; None if they are something else."""
+        numbers, _, index = self.decode(ids.flatten(1))
+        number = int(numbers.max())
+        if number < 0 or self.known[number].shape != tuple(ids.shape[1:]) or self.known[number].kind != "cells":
+            return None
+        plain = bool((numbers == number).all()) and bool((index == torch.arange(index.shape[1])).all())
+        return number if plain else None
 
 
 def unravel(index: Int[Tensor, "*any"], shape: Sequence[int]) -> list[Int[Tensor, "*any"]]:

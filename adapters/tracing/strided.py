@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from .grids import MIXED, Grids, ravel, unravel
-from .ids import Ids, Story, first, make, plain, told
+from .ids import Ids, Story, first, make, plain, thin, told
 from .merge import Serial, merged
 
 
@@ -39,16 +39,26 @@ def strided(
     values, axes = plain(ids), range(ids.dim() - dims, ids.dim())
     if dims == 1 and kernel[0] == stride[0] > 1 and not padding[0]:
         return _runs(ids, kernel[0], lengths[0], grids=grids, serial=serial)
+    story = Story(events=ids.story.events, softmax=ids.story.softmax, merged=serial.next())
+    # The middle of a kernel, less half a stride: where its token's cell begins on the old map.
+    shift = [(k - 1) * d / 2 + 0.5 - p - s / 2 for k, s, p, d in zip(kernel, stride, padding, dilation, strict=True)]
+    coarser = any(s > 1 for s in stride)
+    if coarser:
+        maps = first(thin(values).reshape(-1, *thin(values).shape[-dims:]).expand(-1, *values.shape[-dims:]))
+        number = grids.whole(maps)
+        if number is not None:
+            target = grids.coarse(number, stride, shift=shift, shape=lengths)
+            _, sample, _ = grids.decode(maps.flatten(1)[:, :1])
+            cells = torch.arange(grids.known[target].count)
+            out = grids.ids(target, sample=sample, index=cells).to(torch.float64)
+            lead = thin(values).shape[:-dims]
+            return make(out.reshape(*lead, *lengths).expand(*values.shape[:-dims], *lengths), story)
     for axis, k, s, p, d, n in zip(axes, kernel, stride, padding, dilation, lengths, strict=True):
         middle = torch.arange(n) * s - p + (k - 1) * d // 2
         if n == values.shape[axis] and bool((middle == torch.arange(n)).all()):
             continue
         values = values.index_select(axis, middle.clamp(0, values.shape[axis] - 1))
-    if all(s == 1 for s in stride):
-        return make(values, ids.story)
-    small = first(values)
-    story = Story(events=ids.story.events, softmax=ids.story.softmax, merged=serial.next())
-    return make(grids.coarsened(small, stride), story)
+    return make(grids.coarsened(first(values), stride, shift=shift), story) if coarser else make(values, ids.story)
 
 
 def _runs(ids: Ids, kernel: int, length: int, *, grids: Grids, serial: Serial) -> Ids:
@@ -75,16 +85,13 @@ def resized(ids: Ids, lengths: Sequence[int], *, grids: Grids, serial: Serial) -
             plain(merged(make(cut), list(range(dims)), grids=grids, serial=serial)).flatten(0, dims - 1)[0], story
         )
     lead = values.reshape(-1, *old)
-    small = first(lead)
-    out = torch.full((len(lead), *lengths), MIXED, dtype=torch.int64)
-    numbers, sample, index = grids.decode(small.flatten(1))
-    number = int(numbers.max())
-    whole = number >= 0 and grids.known[number].shape == old and grids.known[number].kind == "cells"
-    if whole and bool((index == torch.arange(grids.known[number].count)).all()):
-        target = grids.resampled(number, lengths)
-        cells = torch.arange(grids.known[target].count).expand(len(lead), -1)
-        out = grids.ids(target, sample=sample[:, :1], index=cells).reshape(out.shape)
-    return make(out.reshape(*values.shape[:-dims], *lengths), story)
+    number = grids.whole(first(lead))
+    if number is None:
+        return make(torch.full((), float(MIXED), dtype=torch.float64).expand(*values.shape[:-dims], *lengths), story)
+    target = grids.resampled(number, lengths)
+    _, sample, _ = grids.decode(first(lead).flatten(1)[:, :1])
+    cells = grids.ids(target, sample=sample, index=torch.arange(grids.known[target].count))
+    return make(cells.to(torch.float64).reshape(*values.shape[:-dims], *lengths), story)
 
 
 def refined(ids: Ids, factor: Sequence[int], *, grids: Grids, serial: Serial) -> Ids:

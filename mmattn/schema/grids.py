@@ -37,6 +37,11 @@ class PatchGrid(AxisBase):
     cells
         For each token the cell it stands for, `row * cols + col`; -1 for special tokens. A cell
         may be missing (masked or dropped patches), never there twice.
+    limits_px
+        Where the outermost cells begin and end (x0, y0, x1, y1), in the same pixels as the cells;
+        None: each is as large as the others. Where convolutions come before attention the middles
+        of the tokens need not lie half a stride from the edge: a cell is then what is nearer to its
+        token's middle than to any other's, up to the edge of what the model saw.
 
     Examples
     --------
@@ -55,6 +60,7 @@ class PatchGrid(AxisBase):
     size_px: tuple[int, int]
     to_input: Float[np.ndarray, "2 3"]
     cells: Int[np.ndarray, " token"]
+    limits_px: Box | None = None
 
     def __post_init__(self) -> None:
         check_plane(rows=self.rows, cols=self.cols, patch_px=self.patch_px, size_px=self.size_px)
@@ -84,7 +90,7 @@ class PatchGrid(AxisBase):
     def lattice(self) -> Lattice:
         """The cells as intervals of x and of y in the original picture."""
         tokens = token_of_cell(roles=self.roles, cells=self.cells, shape=(self.rows, self.cols))
-        x, y, tokens = plane(tokens, patch_px=self.patch_px, to_input=self.to_input)
+        x, y, tokens = plane(tokens, patch_px=self.patch_px, to_input=self.to_input, limits_px=self.limits_px)
         return Lattice(dims=("x", "y"), intervals=(x, y), tokens=tokens)
 
     @cached_property

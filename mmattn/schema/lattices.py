@@ -120,9 +120,11 @@ def plane(
     *,
     patch_px: tuple[float, float],
     to_input: Float[np.ndarray, "2 3"],
+    limits_px: tuple[float, float, float, float] | None = None,
 ) -> tuple[Float[np.ndarray, "x 2"], Float[np.ndarray, "y 2"], Int[np.ndarray, "*other x y"]]:
     """Return x intervals, y intervals and `[..., x, y]` tokens of a grid in the original picture.
 
+    With `limits_px` (x0, y0, x1, y1) the outermost cells begin and end there.
     The affine may scale, shift, flip and turn by right angles. Any other turn or shear would make
     cells that are no boxes, and is refused.
     """
@@ -139,12 +141,25 @@ def plane(
     rows, cols = tokens.shape[-2:]
     across = np.arange(cols + 1) * patch_px[0]
     down = np.arange(rows + 1) * patch_px[1]
+    if limits_px is not None:
+        across = _limited(across, limits_px[0], limits_px[2])
+        down = _limited(down, limits_px[1], limits_px[3])
     along_x, along_y = (down, across) if swapped else (across, down)
     if not swapped:
         tokens = np.swapaxes(tokens, -1, -2)
     x, tokens = _ascending(to_input[0, int(swapped)] * along_x + to_input[0, 2], tokens, axis=-2)
     y, tokens = _ascending(to_input[1, int(not swapped)] * along_y + to_input[1, 2], tokens, axis=-1)
     return x, y, np.ascontiguousarray(tokens)
+
+
+def _limited(edges: Float[np.ndarray, " edge"], start: float, end: float) -> Float[np.ndarray, " edge"]:
+    """Return edges whose first and last are moved to limits, as far as a cell is left between."""
+    edges = edges.copy()
+    if start < edges[1]:
+        edges[0] = start
+    if end > edges[-2]:
+        edges[-1] = end
+    return edges
 
 
 def spans_of(edges: Float[np.ndarray, " edge"]) -> Float[np.ndarray, "cell 2"]:
