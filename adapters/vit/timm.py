@@ -5,8 +5,7 @@ A layer joins that axis with itself; an attention pool joins its learned queries
 """
 
 import contextlib
-import weakref
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from timm.models.vision_transformer import VisionTransformer
 from timm.models.vision_transformer_relpos import VisionTransformerRelPos
 from torch import Tensor, nn
 
-from mmattn.errors import GoneError, InputError, ModelError
+from mmattn.errors import ModelError
 from mmattn.interception.blocks import to_blocks
 from mmattn.interception.calls import Call, Emit
 from mmattn.interception.protocol import MediaGiven, ModelFamily, Opened, Prepared
@@ -29,7 +28,8 @@ from mmattn.schema.media import Photo
 from mmattn.schema.weights import Blocks, Dense
 
 from ..pixels import Geometry
-from .timm_input import TimmOptions, photo_tensor, stacked, to_model
+from .pictures import Features, bring, checked_options, class_score, phrase, runner
+from .timm_input import TimmOptions, photo_tensor
 from .timm_open import families, is_plain, open_model
 from .timm_tokens import Layout, check_size, layout_of, readout_of
 
@@ -45,13 +45,6 @@ class Facts:
     layout: Layout
     geometries: tuple[Geometry, ...]
     lambdas: Mapping[str, float]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Features:
-    """The output of a model without a classifier, marked as such so that no one takes it for logits."""
-
-    values: Any
 
 
 class TimmVit:
@@ -88,32 +81,29 @@ class TimmVit:
             Patch dropout that is on, so that nobody knows which patches are seen.
 
         """
-        options = _checked(media, options)
+        options = checked_options(media, options, kind=TimmOptions)
         _refuse_patch_dropout(model)
-        photos = _photos(media.image)
-        if media.inputs is None:
-            made = [photo_tensor(photo, model=model, processor=processor, options=options) for photo in photos]
-            inputs = stacked([tensor for tensor, _ in made], model=model)
-            geometries = tuple(geometry for _, geometry in made)
-        else:
-            inputs = to_model(_tensors(media.inputs, model=model), model)
-            geometries = _given_geometries(inputs, photos, model=model, processor=processor, options=options)
-        size = (int(inputs.shape[3]), int(inputs.shape[2]))
-        check_size(model, size)
+
+        def make(photo: Photo) -> tuple[Tensor, Geometry]:
+            return photo_tensor(photo, model=model, processor=processor, options=options)
+
+        channels = getattr(getattr(model.patch_embed, "proj", None), "in_channels", None)
+        brought = bring(media, model=model, make=make, channels=channels)
+        check_size(model, brought.size_px)
         return Prepared(
-            run=_runner(model, inputs),
-            inputs=(inputs,),
-            media=photos,
+            run=runner(model, brought.inputs, call=call_timm),
+            inputs=(brought.inputs,),
+            media=brought.photos,
             facts=Facts(
-                layout=layout_of(model, size_px=size),
-                geometries=geometries,
+                layout=layout_of(model, size_px=brought.size_px),
+                geometries=brought.geometries,
                 lambdas={
                     path: float(module._compute_lambda().detach())
                     for path, module in model.named_modules()
                     if hasattr(module, "_compute_lambda")
                 },
             ),
-            preprocessing=_phrase(geometries),
+            preprocessing=phrase(brought.geometries),
             readout=readout_of(model),
         )
 
@@ -153,40 +143,13 @@ class TimmVit:
         """
         if isinstance(output, tuple) and all(isinstance(part, Tensor) for part in output):
             output = sum(output) / len(output)  # DeiT's two heads in distilled training
-        if not isinstance(output, Tensor) or output.ndim != 2:
-            raise ModelError(
-                "This model gives features, not class logits, so a class target has nothing to point at. A model with "
-                "a classifier has logits [sample, class]. Use a method without a target (look, rollout)."
-            )
-        classes = output.shape[1]
-        if target is None:
-            return output.max(dim=1).values.sum()
-        if not isinstance(target, int) or isinstance(target, bool) or not -classes <= target < classes:
-            raise InputError(
-                f"There is no class {target!r}: this model has {classes} classes, 0 to {classes - 1}. "
-                "Pass an index, or None for the top class."
-            )
-        return output[:, target].sum()
+        return class_score(output, target)
 
 
-def _checked(media: MediaGiven, options: Any) -> TimmOptions:
-    others = [kind for kind in ("text", "audio", "video", "graph") if getattr(media, kind) is not None]
-    if others or (media.image is None and media.inputs is None):
-        raise InputError(
-            f"A vision transformer got {', '.join(others) or 'no picture'}. It looks at pictures. "
-            "Pass image=, or inputs= for prepared tensors."
-        )
-    if media.generate is not None:
-        raise InputError(
-            f"generate={media.generate} was asked of a vision transformer, which writes nothing. Generation needs a "
-            "model with a decoder. Leave generate= out."
-        )
-    if options is not None and not isinstance(options, TimmOptions):
-        raise InputError(
-            f"options= is a {type(options).__name__}. This adapter takes TimmOptions(size_px=, keep_aspect=, crop=) "
-            "from mmattn.adapters.vit.timm. Pass one of those."
-        )
-    return options or TimmOptions()
+def call_timm(model: nn.Module, pixels: Float[Tensor, "sample channel row col"]) -> Any:
+    """Run a timm model; the output of one without a classifier is marked as features."""
+    output = model(pixels)
+    return output if getattr(model, "num_classes", 1) else Features(values=output)
 
 
 def _refuse_patch_dropout(model: nn.Module) -> None:
@@ -196,88 +159,6 @@ def _refuse_patch_dropout(model: nn.Module) -> None:
             f"The model drops {drop.prob:.0%} of its patches at random (patch dropout, training mode), and does not "
             "say which. In eval mode every patch is seen. Call model.eval() first."
         )
-
-
-def _photos(image: Any) -> tuple[Photo, ...]:
-    photos = () if image is None else tuple(image) if isinstance(image, list | tuple) else (image,)
-    wrong = [type(photo).__name__ for photo in photos if not isinstance(photo, Photo)]
-    if wrong or (image is not None and not photos):
-        raise InputError(
-            f"image= holds {', '.join(wrong) or 'no picture'}. An adapter takes a Photo or several. "
-            "Read pictures with mmattn.readers.read_photo, or call mmattn.attend, which does."
-        )
-    return photos
-
-
-def _tensors(inputs: Any, *, model: nn.Module) -> Float[Tensor, "sample channel row col"]:
-    if not isinstance(inputs, Tensor) or inputs.ndim != 4 or not inputs.is_floating_point():
-        found = f"{inputs.dtype} {list(inputs.shape)}" if isinstance(inputs, Tensor) else type(inputs).__name__
-        raise InputError(
-            f"inputs= is {found}. It would be a float tensor [sample, 3, row, col], resized and normalized already. "
-            "For a picture that is not, pass image=."
-        )
-    channels = getattr(getattr(model.patch_embed, "proj", None), "in_channels", inputs.shape[1])
-    if 0 in inputs.shape or inputs.shape[1] != channels:
-        raise InputError(
-            f"inputs= has shape {list(inputs.shape)}. This model takes [sample, {channels}, row, col], at least one "
-            "sample. Pass such a tensor, or image= for a picture."
-        )
-    return inputs
-
-
-def _given_geometries(
-    inputs: Float[Tensor, "sample channel row col"],
-    photos: tuple[Photo, ...],
-    *,
-    model: nn.Module,
-    processor: Any,
-    options: TimmOptions,
-) -> tuple[Geometry, ...]:
-    """Say where the pixels of the user's tensors lie in the user's pictures; never a guess."""
-    size = (int(inputs.shape[3]), int(inputs.shape[2]))
-    if not photos:
-        return (Geometry(size_px=size),)
-    if len(photos) != len(inputs):
-        raise InputError(
-            f"inputs= has {len(inputs)} samples and image= {len(photos)} pictures. Each sample has its picture. "
-            "Pass as many of both, or inputs= alone."
-        )
-    found = []
-    for photo, given in zip(photos, inputs, strict=True):
-        made, geometry = photo_tensor(photo, model=model, processor=processor, options=options)
-        made = to_model(made, model)
-        same = made.shape == given.shape and bool((made - given).abs().max() <= 1e-3 * (made.max() - made.min()))
-        if not same and photo.size_px != size:
-            raise InputError(
-                f"inputs= ({size[0]} x {size[1]} px) is not what the transform makes of the picture '{photo.name}' "
-                f"({geometry}), so its places in the picture are not known. Pass processor= with the transform that "
-                "made it, or the picture at the tensor's size, or one of image= and inputs= alone."
-            )
-        found.append(geometry if same else Geometry(size_px=size))
-    return tuple(found)
-
-
-def _runner(model: nn.Module, inputs: Float[Tensor, "..."]) -> Callable[[], Any]:
-    """Return a call of the model that does not keep it alive."""
-    reference = weakref.ref(model)
-
-    def run() -> Any:
-        alive = reference()
-        if alive is None:
-            raise GoneError(
-                "The model was deleted, so it cannot run again. Maps keep a weak reference to a model that you passed. "
-                "Keep the model alive, or attend again."
-            )
-        output = alive(inputs)
-        return output if getattr(alive, "num_classes", 1) else Features(values=output)
-
-    return run
-
-
-def _phrase(geometries: tuple[Geometry, ...]) -> str:
-    phrases = dict.fromkeys(map(str, geometries))
-    width, height = geometries[0].model_px
-    return next(iter(phrases)) if len(phrases) == 1 else f"each resized and cropped to {width} x {height} px"
 
 
 def _layer(call: Call, facts: Facts, *, storage: Blocks, signed: bool = False) -> AttentionLayer:

@@ -7,7 +7,6 @@ gives for the upright RGB picture; the geometry is read off that transform's ste
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from jaxtyping import Float
 from PIL import Image
 from timm.data.config import resolve_model_data_config
@@ -19,6 +18,7 @@ from mmattn.schema.media import Photo
 
 from ..pixels import Geometry, Size
 from ..transforms import read_transform, run_transform
+from .pictures import SizeOptions
 from .timm_tokens import check_size, fixed_size
 
 # Weights of one head at this many tokens are 1 GiB in single precision.
@@ -26,7 +26,7 @@ _MOST_PATCHES = 16_384
 
 
 @dataclass(frozen=True, kw_only=True)
-class TimmOptions:
+class TimmOptions(SizeOptions):
     """How a picture is brought to the model's size.
 
     Parameters
@@ -46,19 +46,6 @@ class TimmOptions:
     TimmOptions(size_px=518, keep_aspect=True, crop=True)
 
     """
-
-    size_px: int | tuple[int, int] | None = None
-    keep_aspect: bool = False
-    crop: bool = True
-
-    def __post_init__(self) -> None:
-        sides = () if self.size_px is None else (self.size_px,) if isinstance(self.size_px, int) else self.size_px
-        whole = isinstance(sides, tuple) and all(isinstance(side, int) and side >= 1 for side in sides)
-        if not whole or len(sides) > 2 or (self.keep_aspect and len(sides) > 1):
-            raise InputError(
-                f"size_px={self.size_px} with keep_aspect={self.keep_aspect} is no size. It is a side, at least 1 px, "
-                "or (width, height) without keep_aspect. Pass one of those."
-            )
 
 
 def photo_tensor(
@@ -89,7 +76,7 @@ def processor_of(photo: Photo, *, model: nn.Module, processor: Any, options: Tim
     native: Any = config["input_size"] if getattr(model, "pretrained_cfg", None) else model.patch_embed.img_size  # type: ignore[union-attr]
     size = model_size(photo.size_px, model=model, config_px=native[:-3:-1], options=options)
     config["input_size"] = (3, size[1], size[0])
-    if options.keep_aspect or not options.crop:
+    if options.whole:
         config.update(crop_mode="squash", crop_pct=1.0)
     return create_transform(**config, is_training=False)
 
@@ -131,22 +118,3 @@ def _smaller(size_px: Size, options: TimmOptions) -> str:
     long = "far longer than it is wide" if size_px[1] > size_px[0] else "far wider than it is long"
     shape = f"The picture, {size_px[0]} x {size_px[1]} px, is {long}. " if max(size_px) > 8 * min(size_px) else ""
     return f"{shape}Pass a smaller size_px (--size), or leave keep_aspect (--keep-aspect) out."
-
-
-def stacked(tensors: list[Float[Tensor, "channel _row _col"]], *, model: nn.Module) -> Float[Tensor, "sample ..."]:
-    """Return pictures as one batch on the model's device, in its dtype."""
-    shapes = {tuple(tensor.shape) for tensor in tensors}
-    if len(shapes) > 1:
-        raise InputError(
-            f"The pictures reach the model in {len(shapes)} sizes: {sorted(shape[:0:-1] for shape in shapes)}. "
-            "A batch has one size. Attend them one by one, or leave keep_aspect out."
-        )
-    return to_model(torch.stack(tensors), model)
-
-
-def to_model(tensor: Float[Tensor, "..."], model: nn.Module) -> Float[Tensor, "..."]:
-    """Return the tensor on the model's device and in its dtype."""
-    for parameter in model.parameters():
-        if parameter.is_floating_point():
-            return tensor.to(device=parameter.device, dtype=parameter.dtype)
-    return tensor
