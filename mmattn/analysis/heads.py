@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
-from mmattn.analysis.look import check_finite, one_sample, reach_of, said, uniform_of
+from mmattn.analysis.look import check_finite, one_sample, reach_in, reach_of, said, uniform_of
 from mmattn.analysis.queries import Query, ask, marked
 from mmattn.errors import InputError
 from mmattn.schema import stream as rows
@@ -76,7 +76,8 @@ def _heads(maps: AttentionMaps, layer: AttentionLayer, query: Query, index: int)
     check_finite(layer, values)
     uniform = uniform_of(layer, question)
     tokens, places = marked(question, layer.query_axis, layer.key_axis)
-    reach = [reach_of(layer, question, head=head) for head in range(layer.heads)]
+    reached = reach_of(layer, question)
+    reach = [reach_in(reached, head) for head in range(layer.heads)]
     return tuple(
         Relevance(
             values=values[head][None],

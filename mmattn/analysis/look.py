@@ -70,7 +70,7 @@ def look(
     question = ask(found.query_axis, query, readout=maps.readout)
     values = row_of(found, question, head=head)
     tokens, places = marked(question, found.query_axis, found.key_axis)
-    reach = reach_of(found, question, head=head)
+    reach = reach_in(reach_of(found, question), head)
     return Relevance(
         values=values[None],
         axis=found.key_axis,
@@ -160,10 +160,18 @@ def notes(layers: Iterable[AttentionLayer]) -> str:
     return ", ".join(dict.fromkeys(layer.note for layer in layers if layer.note))
 
 
-def reach_of(layer: AttentionLayer, question: Question, *, head: int | str | None) -> Bool[Tensor, "one key"] | None:
-    """Return the keys that any asked token could look at; None where those are all."""
-    found = rows.reached(layer, question.tokens, head=head if isinstance(head, int) else None)
-    return None if found is None or bool(found.all()) else found[None]
+def reach_of(layer: AttentionLayer, question: Question) -> Bool[Tensor, "head key"] | None:
+    """Return, head by head, the keys that any asked token could look at; None where those are all."""
+    found = rows.reached(layer, question.tokens)
+    return None if found is None or bool(found.all()) else found
+
+
+def reach_in(reach: Bool[Tensor, "head key"] | None, head: int | str | None) -> Bool[Tensor, "one key"] | None:
+    """Return the reach of one head, or of all together."""
+    if reach is None:
+        return None
+    chosen: Tensor = reach[head] if isinstance(head, int) else reach.any(dim=0)
+    return None if bool(chosen.all()) else chosen[None]
 
 
 def said(maps: AttentionMaps, layer: AttentionLayer, reach: Bool[Tensor, "one key"] | None) -> dict[str, object]:

@@ -170,7 +170,7 @@ def choose(
     return _spread(values, low, high, chosen)
 
 
-def shared(values: Sequence[Float[np.ndarray, " value"]], *, percentile: float = 99.0, signed: bool = False) -> Scale:
+def shared(values: Sequence[Float[np.ndarray, " _"]], *, percentile: float = 99.0, signed: bool = False) -> Scale:
     """Return one scale for several maps that are compared: by percentile over all of them together."""
     scale = choose(np.concatenate(list(values)), percentile=percentile, signed=signed)
     return replace(scale, chosen="shared")

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float
 
 from mmattn.errors import InputError, PlaceError
-from mmattn.render import color, contours
+from mmattn.render import border, color, contours
 from mmattn.render.drawing import Drawing, Panel
 from mmattn.render.marks import Boxes, ColorBar, Heat, Key, Lines, Mark, Raster, Scale, Unseen
 from mmattn.schema.axes import PatchGrid
@@ -30,6 +30,7 @@ SEPARATOR = " · "
 # What a picture keeps of its own color under a heat.
 SATURATION = 0.3
 
+_ANY = Scale(vmin=0.0, vmax=1.0)
 _UNITS = {
     "share": "share of attention",
     "relevance": "relevance",
@@ -98,7 +99,7 @@ def overlay(
     (64.0, 0.0, 96.0, 32.0)
     """
     grid = picture_axis(relevance)
-    photo = muted(picture(relevance, on=on), saturation=saturation)
+    photo = within_reach(relevance, muted(picture(relevance, on=on), saturation=saturation), row=row)
     values = content_values(relevance, row=row)
     chosen = _scale(relevance, values, scale=scale, percentile=percentile, row=row)
     painted = color.paint(scale=chosen, color_map=color_map, opacity=opacity)
@@ -185,6 +186,13 @@ def muted(photo: Photo | None, *, saturation: float) -> Photo | None:
     return Photo(pixels=np.asarray(pixels, np.uint8), name=photo.name)
 
 
+def within_reach(relevance: Relevance, photo: Photo | None, *, row: int) -> Photo | None:
+    """Return the photo with less light where the row could not look at all."""
+    grid = picture_axis(relevance)
+    reached = border.inside(relevance, grid, row=row)
+    return photo if photo is None or reached is None else border.dimmed(photo, grid, reached)
+
+
 def as_photo(source: "Photo | Image | np.ndarray") -> Photo:
     """Return a Photo, a PIL image or an array `[row, col]`, `[row, col, 3]` or `[row, col, 4]` as a Photo."""
     if isinstance(source, Photo):
@@ -220,7 +228,9 @@ def cells_to_input(grid: PatchGrid) -> Float[np.ndarray, "2 3"]:
 def uniform_share(relevance: Relevance, *, row: int) -> float | None:
     """Return what a patch would get from a row that looks at everything alike, or None if that is unknown."""
     if relevance.uniform is not None:
-        uniform = relevance.uniform[row].detach().cpu().double().numpy()[relevance.axis.content]
+        uniform = relevance.uniform[row].detach().cpu().double().numpy()
+        reach = np.ones(len(uniform), dtype=bool) if relevance.reach is None else relevance.reach[row].cpu().numpy()
+        uniform = uniform[relevance.axis.content][reach[relevance.axis.content]]
         return float(uniform.mean()) if uniform.size else None
     return 1.0 / len(relevance.axis) if relevance.unit == "share" else None
 
@@ -247,16 +257,18 @@ def describe(relevance: Relevance, scale: Scale, *, row: int) -> str:
     return SEPARATOR.join(parts)
 
 
-def unseen(grid: PatchGrid, values: Float[np.ndarray, "row col"]) -> Float[np.ndarray, "box 4"]:
-    """Return the boxes of the picture that no value speaks of: what the crop cut off, and absent cells."""
+def unseen(grid: PatchGrid) -> Float[np.ndarray, "box 4"]:
+    """Return the boxes of the picture that the model did not see: what the crop cut off, and absent cells."""
     width, height = grid.size_px
     x0, y0, x1, y1 = grid.seen_box()
     strips = [(0.0, 0.0, width, y0), (0.0, y1, width, height), (0.0, y0, x0, y1), (x1, y0, width, y1)]
     boxes = [strip for strip in strips if strip[2] - strip[0] > 0.5 and strip[3] - strip[1] > 0.5]
-    absent = np.argwhere(np.isnan(values))
+    here = np.zeros(grid.rows * grid.cols, dtype=bool)
+    here[grid.cells[grid.cells >= 0]] = True
+    absent = np.argwhere(~here.reshape(grid.rows, grid.cols))
     if not boxes and not len(absent):  # the usual case, told early: a sheet asks for every tile
         return np.empty((0, 4))
-    heat = Heat(values=values, to_panel=cells_to_input(grid), scale=Scale(vmin=0.0, vmax=1.0))
+    heat = Heat(values=here.reshape(grid.rows, grid.cols) * 1.0, to_panel=cells_to_input(grid), scale=_ANY)
     boxes += [heat.cell_box(int(row), int(col)) for row, col in absent]
     inside = np.clip(np.array(boxes, dtype=np.float64).reshape(-1, 4), 0.0, [width, height, width, height])
     return inside[(inside[:, 2] > inside[:, 0]) & (inside[:, 3] > inside[:, 1])]
@@ -265,6 +277,12 @@ def unseen(grid: PatchGrid, values: Float[np.ndarray, "row col"]) -> Float[np.nd
 def query_marks(relevance: Relevance, *, row: int, width_px: float = 2.5) -> list[Mark]:
     """Return the outline of the patches that ask: a box, or a line round patches that form none."""
     grid = picture_axis(relevance)
+    places = relevance.query_places[row] if relevance.query_places is not None else ()
+    if places:  # patches of another grid: as one box where they fill one
+        boxes = np.array(places, dtype=np.float64).reshape(-1, 4)
+        whole = np.concatenate([boxes[:, :2].min(axis=0), boxes[:, 2:].max(axis=0)])[None]
+        full = np.isclose(_area(boxes), _area(whole), rtol=1e-6)
+        return [Boxes(boxes=whole if full else boxes, width_px=width_px, color=QUERY_COLOR, name="query")]
     asked = relevance.query_tokens[row] if relevance.query_tokens is not None else ()
     if not asked:
         return []
@@ -286,11 +304,15 @@ def _around(
     grid = picture_axis(relevance)
     marks: list[Mark] = []
     keys: list[Key] = []
-    dark = unseen(grid, heat.values)
+    dark = unseen(grid)
     if len(dark):
         veil = Unseen(boxes=dark)
         marks += [veil, Boxes(boxes=np.array([grid.seen_box()]), width_px=1.0, color=FRAME_COLOR, name="seen")]
         keys.append(Key(kind="unseen", word=veil.word))
+    reached = border.inside(relevance, grid, row=row)
+    if reached is not None:
+        marks.append(border.line(reached, heat.to_panel))
+        keys.append(Key(kind="box", word=border.WORD, color=border.COLOR))
     if contour is not None:
         line = _contour(heat, contour)
         marks.append(line)
@@ -299,9 +321,14 @@ def _around(
     asked = query_marks(relevance, row=row)
     if asked:
         marks += asked
-        several = len((relevance.query_tokens or ((),))[row]) > 1
+        named = (relevance.query_tokens, relevance.query_places)
+        several = any(len(found[row]) > 1 for found in named if found)
         keys.append(Key(kind="box", word=QUERIES_WORD if several else QUERY_WORD, color=QUERY_COLOR))
     return tuple(marks), tuple(keys)
+
+
+def _area(boxes: Float[np.ndarray, "box 4"]) -> float:
+    return float(((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])).sum())
 
 
 def _contour(heat: Heat, share: float) -> Lines:

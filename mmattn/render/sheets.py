@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 
 from mmattn.errors import InputError
-from mmattn.render import color
+from mmattn.render import border, color
 from mmattn.render.drawing import Drawing, Panel
 from mmattn.render.image import (
     QUERY_COLOR,
@@ -26,6 +26,7 @@ from mmattn.render.image import (
     picture_axis,
     query_marks,
     unseen,
+    within_reach,
 )
 from mmattn.render.marks import Heat, Key, Mark, Raster, Scale, Unseen
 from mmattn.schema.media import Photo
@@ -150,11 +151,15 @@ def _tile(photo: Photo, tile_px: int) -> Photo:
 
 def _tile_panel(relevance: Relevance, heat: Heat, tile: Photo | None, row: int) -> Panel:
     space = _space(relevance)
+    tile = within_reach(relevance, tile, row=row)
     marks: list[Mark] = [Raster(pixels=tile.pixels, box=space)] if tile is not None else []
     marks.append(heat)
-    dark = unseen(picture_axis(relevance), heat.values)
+    dark = unseen(picture_axis(relevance))
     if len(dark):
         marks.append(Unseen(boxes=dark))
+    reached = border.inside(relevance, picture_axis(relevance), row=row)
+    if reached is not None:
+        marks.append(border.line(reached, heat.to_panel, width_px=0.75))
     marks += query_marks(relevance, row=row, width_px=1.0)
     return Panel(space=space, marks=tuple(marks))
 
@@ -163,6 +168,8 @@ def _keys(panels: Sequence[Panel]) -> tuple[Key, ...]:
     keys = []
     if any(isinstance(mark, Unseen) for panel in panels for mark in panel.marks):
         keys.append(Key(kind="unseen", word="not seen by the model"))
+    if any(getattr(mark, "name", "") == "reach" for panel in panels for mark in panel.marks):
+        keys.append(Key(kind="box", word=border.WORD, color=border.COLOR))
     if any(getattr(mark, "name", "") == "query" for panel in panels for mark in panel.marks):
         keys.append(Key(kind="box", word=QUERY_WORD, color=QUERY_COLOR))
     return tuple(keys)

@@ -150,6 +150,7 @@ class AttentionMaps:
 
         Examples
         --------
+        >>> import torch
         >>> from mmattn.schema.axes import Positions
         >>> from mmattn.schema.weights import Blocks, Dense
         >>> axes, blocks = (Positions.count(2),), (Blocks(source=Dense(weights=torch.ones(1, 1, 2, 2))),)

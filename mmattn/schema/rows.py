@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 from mmattn.errors import NotFoundError
@@ -29,8 +29,9 @@ class Rows:
         As the model had them; 0 in a row without an allowed key under a boolean mask.
     allowed
         Keys that the row could attend to; None where nothing is known.
-    one_block
-        All rows share one key list, so that products are plain matrix products.
+    blocks
+        Into how many equal parts the rows fall, in order, each with one key list for all its rows, so that
+        products are (batched) matrix products. 0: every row has its own keys.
     first
         Where the rows are tokens `first`, `first` + 1, ..., each counted once, and the slots are all
         keys in order: plain attention, the usual case, which needs no index. None otherwise.
@@ -42,8 +43,18 @@ class Rows:
     coefficient: Float[Tensor, " row"]
     weights: Float[Tensor, "head row slot"]
     allowed: Bool[Tensor, "#head row slot"] | None
-    one_block: bool = False
+    blocks: int = 0
     first: int | None = None
+
+    @property
+    def key_lists(self) -> Int[Tensor, "block slot"]:
+        """The keys of each block."""
+        return self.by_block(self.key)[:, 0]
+
+    def by_block(self, per_row: Shaped[Tensor, "*lead row slot"]) -> Shaped[Tensor, "*lead block each slot"]:
+        """Return something that rows have, block by block."""
+        *lead, rows, slots = per_row.shape
+        return per_row.reshape(*lead, self.blocks, rows // self.blocks, slots)
 
 
 def concatenate(parts: list[Rows]) -> Rows:

@@ -21,8 +21,8 @@ from mmattn.schema.layers import AttentionLayer
 from mmattn.schema.rows import Rows, check_range
 from mmattn.schema.weights import Blocks
 
-# Weights below these are those of a finite mask; and of no one that can be seen, in any picture.
-_CUT_OFF, _NOTHING = 1e-30, 1e-6
+# Below this a weight is that of a finite mask; above that it shows in a picture.
+_CUT_OFF, _SEEN = 1e-30, 1e-6
 
 # Fuse heads by mean, max or min; keep each; one head; the mean of some.
 Heads: TypeAlias = str | int | Sequence[int]
@@ -90,9 +90,12 @@ def apply(
     for rows in _all_rows(layer):
         weights = _fused_before(rows.weights, heads, floor)
         x = x.to(weights.dtype)
-        # A key without a token (-1) reads an added row of zeros.
-        values = torch.cat([x, x.new_zeros(1, x.shape[1])])[rows.key[0] if rows.one_block else rows.key]
-        gathered = torch.matmul(weights, values) if rows.one_block else torch.einsum("hrs,rsd->hrd", weights, values)
+        padded = torch.cat([x, x.new_zeros(1, x.shape[1])])  # a key without a token (-1) reads a row of zeros
+        if rows.blocks:
+            weights = _fused_early(weights, rows, heads)
+            gathered = torch.matmul(rows.by_block(weights), padded[rows.key_lists]).flatten(1, 2)
+        else:
+            gathered = torch.einsum("hrs,rsd->hrd", weights, padded[rows.key])
         gathered = _fused_after(gathered, heads) * rows.coefficient[None, :, None]
         out = _zeros(out, gathered, len(layer.query_axis))
         real = rows.query >= 0
@@ -126,10 +129,11 @@ def apply_transposed(
         real = rows.query >= 0
         given = torch.where(real[:, None], x.to(weights.dtype)[rows.query.clamp(min=0)], 0.0)
         given = given * rows.coefficient[:, None]
-        if rows.one_block:
-            sent = _fused_after(torch.matmul(given.T, weights).transpose(1, 2), heads)  # [head, slot, dim]
+        if rows.blocks:
+            sent = _sent(rows, _fused_early(weights, rows, heads), given)
+            sent = _fused_after(sent, heads).flatten(1, 2)
             out = _zeros(out, sent, count)
-            out.index_add_(1, _or_last(rows.key[0], count), sent)
+            out.index_add_(1, _or_last(rows.key_lists.flatten(), count), sent)
         else:
             sent = _fused_after(weights[..., None] * given[None, :, None, :], heads)  # [head, row, slot, dim]
             sent = sent.flatten(1, 2)
@@ -175,7 +179,8 @@ def uniform_transposed(layer: AttentionLayer, x: Float[Tensor, "query dim"]) -> 
     if layer.all_allowed:
         return (x.sum(dim=0) / width).expand(width, -1).clone()
     out = x.new_zeros(width + 1, x.shape[1])
-    for rows in _some_rows(layer, wanted, with_allowed=True):
+    few = len(wanted) * 4 <= len(x)
+    for rows in _some_rows(layer, wanted, with_allowed=True) if few else _all_rows(layer, with_allowed=True):
         if rows.allowed is None:
             raise ModelError(
                 f"Layer {layer.name} has no uniform baseline: which keys were allowed is not known. "
@@ -186,8 +191,8 @@ def uniform_transposed(layer: AttentionLayer, x: Float[Tensor, "query dim"]) -> 
         real = rows.query >= 0
         given = torch.where(real[:, None], x[rows.query.clamp(min=0)], 0.0)
         given = given * rows.coefficient[:, None].to(out.dtype)
-        if rows.one_block:
-            out.index_add_(0, _or_last(rows.key[0], width + 1), share.T @ given)
+        if rows.blocks:
+            out.index_add_(0, _or_last(rows.key_lists.flatten(), width + 1), _sent(rows, share, given).flatten(0, 1))
         else:
             sent = (share[..., None] * given[:, None, :]).flatten(0, 1)
             out.index_add_(0, _or_last(rows.key.reshape(-1), width + 1), sent)
@@ -199,39 +204,57 @@ def uniform_rows(layer: AttentionLayer, queries: Sequence[int]) -> Float[Tensor,
     return uniform_transposed(layer, _one_hot(layer, queries)).T
 
 
-def reached(layer: AttentionLayer, queries: Sequence[int], *, head: int | None = None) -> Bool[Tensor, " key"] | None:
+def reached(layer: AttentionLayer, queries: Sequence[int]) -> Bool[Tensor, "head key"] | None:
     """Return which keys any of some queries could look at: those of their blocks that no mask forbids.
 
-    Where nobody said what was allowed (a softmax that was only seen) windows still have a border, and within
-    a window a key counts as cut off where every head gave it less than 1e-30: a mask of -100, as in Swin, leaves
-    that or less, and a float32 softmax of unmasked logits hardly ever does.
+    What got a share that can be seen counts as reached, whatever its mask was meant to say. Where nobody said what
+    was allowed (a softmax that was only seen) windows still have a border, and within a window a key counts as cut
+    off where every head gave it less than 1e-30: a mask of -100, as in Swin, leaves about that or less, and a
+    float32 softmax of unmasked logits hardly ever does.
 
     Parameters
     ----------
     queries
         Tokens of the query axis.
-    head
-        Only this head; None: any.
 
     Returns
     -------
     None where all keys can be looked at, known without looking at rows.
+
+    Examples
+    --------
+    >>> from mmattn.schema.axes import Positions
+    >>> from mmattn.schema.weights import Factored
+    >>> axis, q = (Positions.count(4),), torch.zeros(2, 1, 2, 8)
+    >>> windows = torch.tensor([[0, 1], [2, 3]])
+    >>> blocks = Blocks(source=Factored(q=q, k=q, scale=1.0), query_index=windows, key_index=windows)
+    >>> layer = AttentionLayer(name="a", query=axis, key=axis, heads=1, storage=(blocks,))
+    >>> reached(layer, [2]).tolist()
+    [[False, False, True, True]]
+
     """
     check_range(queries, len(layer.query_axis), "query")
     if layer.all_allowed:
         return None
-    width = len(layer.key_axis)
-    found = torch.zeros(width + 1, dtype=torch.bool, device=layer.device)
-    tokens = torch.tensor([int(q) % len(layer.query_axis) for q in queries], dtype=torch.long)
+    width, heads = len(layer.key_axis), layer.storage_heads
+    found = torch.zeros(heads, width + 1, dtype=torch.bool, device=layer.device)
+    wanted = torch.zeros(len(layer.query_axis) + 1, dtype=torch.bool, device=layer.device)
+    wanted[[int(q) % len(layer.query_axis) for q in queries]] = True
+    tokens = torch.nonzero(wanted).flatten()
     windows = any(isinstance(storage, Blocks) and storage.key_index is not None for storage in layer.storages)
-    for rows in _some_rows(layer, tokens, with_allowed=True):
-        seen = rows.weights.abs() > _CUT_OFF if windows else torch.ones_like(rows.weights, dtype=torch.bool)
-        # What was attended to was in reach, whatever its mask was meant to say.
-        allowed = seen if rows.allowed is None else rows.allowed | (rows.weights.abs() > _NOTHING)
-        allowed = allowed.any(dim=0) if head is None else allowed.expand(len(rows.weights), -1, -1)[head]
-        key = _or_last(rows.key, width + 1)
-        found[key[allowed & (rows.query >= 0)[:, None]]] = True
-    return found[:-1]
+    few = len(tokens) * 4 <= len(layer.query_axis)
+    for rows in _some_rows(layer, tokens, with_allowed=True) if few else _all_rows(layer, with_allowed=True):
+        weights = rows.weights.abs()
+        if rows.allowed is not None:
+            allowed = rows.allowed | (weights > _SEEN)
+        else:
+            allowed = (weights > _CUT_OFF).any(dim=0, keepdim=True) | torch.tensor(not windows, device=layer.device)
+        allowed = allowed & wanted[rows.query][:, None]  # the added last entry for padding (-1)
+        key = _or_last(rows.key, width + 1).expand(heads, -1, -1)
+        count = torch.zeros(heads, width + 1, device=layer.device)
+        count.scatter_add_(1, key.flatten(1), allowed.expand(heads, -1, -1).flatten(1).to(count.dtype))
+        found |= count > 0
+    return found[:, :-1]
 
 
 def statistics(layer: AttentionLayer) -> RowStatistics:
@@ -330,6 +353,18 @@ def _fused_before(
         raise InputError('No head was chosen: heads=[] is empty. Pass at least one head, or heads="mean".')
     check_range(chosen, weights.shape[0], "head")
     return weights[chosen]
+
+
+def _fused_early(weights: Float[Tensor, "some row slot"], rows: Rows, heads: Heads) -> Float[Tensor, "fewer row slot"]:
+    """Take the mean over heads before many small products, where it costs less than the products of each head."""
+    return weights if heads == "each" or rows.blocks == 1 else weights.mean(dim=0, keepdim=True)
+
+
+def _sent(
+    rows: Rows, weights: Float[Tensor, "*lead row slot"], given: Float[Tensor, "row dim"]
+) -> Float[Tensor, "*lead block slot dim"]:
+    """Return what the keys of each block are given: one product a block, never `[row, slot, dim]`."""
+    return torch.matmul(rows.by_block(given).transpose(-1, -2), rows.by_block(weights)).transpose(-1, -2)
 
 
 def _fused_after(product: Float[Tensor, "some ..."], heads: Heads) -> Float[Tensor, "fewer ..."]:

@@ -23,6 +23,9 @@ from torch import Tensor
 from mmattn.errors import InputError
 from mmattn.schema.rows import CHUNK_WEIGHTS, Rows, check_range, concatenate
 
+# Between what is allowed and what a finite mask forbids: exp(-50) is nothing beside any weight.
+_GAP = 50.0
+
 Normalized = Literal["over_keys", "over_keys_and_outside", "signed", "none"]
 
 
@@ -39,7 +42,7 @@ class Factored:
     mask
         True where a query may attend to a key.
     bias
-        Added to the logits. At or below half of its dtype's minimum a key counts as forbidden.
+        Added to the logits. Which keys it forbids: see `forbidden`.
     causal
         Query i sees keys 0 to i (aligned at the top left, as in torch).
     softcap
@@ -84,7 +87,7 @@ class Factored:
         if self.softcap is not None:
             logits = self.softcap * torch.tanh(logits / self.softcap)
         if self.bias is not None:
-            logits = logits + _part(self.bias, blocks, queries).to(dtype)
+            logits += _part(self.bias, blocks, queries).to(dtype)
         allowed = self._boolean(blocks, queries)
         if allowed is None:
             return torch.softmax(logits, dim=-1)
@@ -102,8 +105,7 @@ class Factored:
         if boolean is not None:
             allowed = allowed & boolean
         if self.bias is not None:
-            bias = _part(self.bias, blocks, queries)
-            allowed = allowed & (bias > torch.finfo(self.bias.dtype).min / 2)
+            allowed = allowed & ~forbidden(_part(self.bias, blocks, queries))
         return allowed
 
     def _boolean(self, blocks: slice, queries: slice | Int[Tensor, " n"]) -> Bool[Tensor, "..."] | None:
@@ -256,6 +258,8 @@ class Blocks:
         _, heads, queries, keys = self.source.shape
         row = max(1, heads * keys)
         whole_blocks = limit // max(1, row * queries)
+        if whole_blocks > 1:  # of small blocks fewer at a time: as fast, with less beside the result
+            whole_blocks = max(1, limit // 8 // (row * queries))
         step = whole_blocks * queries if whole_blocks else max(1, limit // row)
         section = max(step, queries)  # a chunk is whole blocks, or lies inside one
         for section_start in range(0, self.row_count, max(1, section)):
@@ -317,9 +321,34 @@ class Blocks:
             coefficient=coefficient.reshape(-1),
             weights=weights.transpose(0, 1).reshape(heads, count * rows, keys),
             allowed=None if allowed is None else allowed.transpose(0, 1).reshape(-1, count * rows, keys),
-            one_block=one_block,
+            blocks=1 if one_block else count,
             first=queries.start if plain and isinstance(queries, slice) else None,
         )
+
+
+def forbidden(bias: Float[Tensor, "*lead query key"]) -> Bool[Tensor, "*lead query key"]:
+    """Return which keys an additive bias forbids: those at half of its dtype's minimum, or beyond a gap in their row.
+
+    Some masks are finite (-100 in Swin, -10000 in older language models) and come added to a bias of positions.
+    A row of such falls in two groups with nothing in between; a slope, as ALiBi's, has no gap. What the weights are
+    is another matter: they are computed with the bias as it is.
+
+    Examples
+    --------
+    >>> forbidden(torch.tensor([[0.3, -99.0, -101.0], [0.3, -1.0, 2.0]])).tolist()
+    [[False, True, True], [False, False, False]]
+
+    """
+    found = bias <= torch.finfo(bias.dtype).min / 2
+    real = torch.where(found, 0.0, bias.to(torch.promote_types(bias.dtype, torch.float32)))
+    if not bias.numel() or float(real.max() - real.min()) < _GAP:
+        return found
+    high = real.masked_fill(found, -math.inf).amax(dim=-1, keepdim=True)
+    low = real.masked_fill(found, math.inf).amin(dim=-1, keepdim=True)
+    above = real > (high + low) / 2  # a gap of that width holds the middle of the row
+    top = real.masked_fill(found | ~above, math.inf).amin(dim=-1, keepdim=True)
+    bottom = real.masked_fill(found | above, -math.inf).amax(dim=-1, keepdim=True)
+    return found | (~above & (top - bottom >= _GAP))
 
 
 def _part(

@@ -50,14 +50,6 @@ def test_dropped_patches_are_drawn_as_not_seen() -> None:
     assert np.isnan(drawing.panels[0].heat.values[1, 0])
 
 
-def test_patches_out_of_reach_are_drawn_as_not_seen() -> None:
-    axis = grid("squash")
-    reach = torch.ones(1, len(axis), dtype=torch.bool)
-    reach[0, 1] = False
-    drawing = overlay(one_hot(axis, reach=reach))
-    assert marks(drawing, Unseen)[0].boxes.tolist() == [pytest.approx(axis.place(1))]
-
-
 def test_the_patch_that_asks_is_marked() -> None:
     axis = grid("crop")
     drawing = overlay(one_hot(axis, query_tokens=((5,),)))
