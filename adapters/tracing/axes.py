@@ -38,6 +38,11 @@ class Spec:
     roles: tuple[str, ...] = ()
 
     @property
+    def has_cells(self) -> bool:
+        """Whether any of its tokens is a cell."""
+        return "content" in self.roles and self.has_boxes
+
+    @property
     def has_boxes(self) -> bool:
         """Whether its tokens stand on a grid."""
         return self.rows > 0
@@ -135,7 +140,7 @@ def _lattice(index: Int[Tensor, "block position"], here: Tensor, grid: Grid | No
     present = [torch.unique(coords[here]) for coords in along]
     whole = len(torch.unique(index[here])) == len(present[0]) * len(present[1])
     counts, steps, starts, cells = [], [], [], []
-    for coords, found, side in zip(along, present, grid.shape, strict=True):
+    for coords, found in zip(along, present, strict=True):
         gaps = found.diff().unique()
         step = int(gaps[0]) if whole and len(gaps) == 1 else 1
         start = int(found[0])

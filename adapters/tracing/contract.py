@@ -2,20 +2,19 @@
 
 What is known of an element is what does not change along the summed dimension. Of q . k^T both the
 query's and the key's id stay: a pair. Of A . v the query's id stays, and the key's is summed away:
-that is attention, and the pair says which query and key stood where.
+that is attention, and the pair says which query and key stood where. Dimensions have labels, as in
+einsum.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 from .grids import NOTHING
 from .ids import Ids, Story, first, forbidden, is_constant, make, packed, plain, second, thin, told
-
-_LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,157 +38,145 @@ class Seen:
 Report = Callable[[Seen], int]
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Labeled:
+    """Ids whose dimensions have labels."""
+
+    ids: Ids
+    labels: str
+
+    def place(self, label: str) -> int:
+        """Return the dimension of a label."""
+        return self.labels.index(label)
+
+
 def matmul_labels(left: int, right: int) -> tuple[str, str, str]:
-    """Return how the dimensions of a matrix product correspond, as in einsum."""
-    if left == 1 or right == 1:
-        one, two = ("k" if left == 1 else "nk"), ("k" if right == 1 else "km")
-    else:
-        one, two = "nk", "km"
-    lead = _LETTERS[: max(left, right, 2) - 2].upper()
-    one = lead[len(lead) - max(0, left - 2) :] + one if left > 2 else one
-    two = lead[len(lead) - max(0, right - 2) :] + two if right > 2 else two
-    return one, two, lead + one[-2:].replace("k", "") + two[-2:].replace("k", "")
+    """Return how the dimensions of a matrix product correspond.
+
+    Examples
+    --------
+    >>> matmul_labels(4, 3)
+    ('ABnk', 'Bkm', 'ABnm')
+
+    """
+    lead = "ABCDEFGH"[: max(left, right, 2) - 2]
+    one = lead[len(lead) - left + 2 :] + "nk" if left > 1 else "k"
+    two = lead[len(lead) - right + 2 :] + "km" if right > 1 else "k"
+    return one, two, lead + ("n" if left > 1 else "") + ("m" if right > 1 else "")
 
 
-def contracted(left: Ids, one: str, right: Ids, two: str, out: str, *, report: Report) -> Ids:
-    """Return the ids of the product of two tensors whose dimensions have the labels `one` and `two`."""
-    sizes = dict(zip(one, left.shape, strict=True))
-    for label, size in zip(two, right.shape, strict=True):
+def contracted(left: Ids, left_labels: str, right: Ids, right_labels: str, out: str, *, report: Report) -> Ids:
+    """Return the ids of a product over the labels of `out`; attention among it is reported."""
+    one, two = _Labeled(ids=left, labels=left_labels), _Labeled(ids=right, labels=right_labels)
+    sizes: dict[str, int] = {}
+    for label, size in zip(left_labels + right_labels, (*left.shape, *right.shape), strict=True):
         sizes[label] = max(size, sizes.get(label, 1))
-    summed = [label for label in dict.fromkeys(one + two) if label not in out]
     shape = [sizes[label] for label in out]
-    parts = [_constant(tensor, labels, summed, out) for tensor, labels in ((left, one), (right, two))]
+    summed = [label for label in sizes if label not in out]
     story = told([left, right])
-    event = _event(left, one, right, two, out, summed, report)
-    if event is not None:
-        query, number = event
-        return make(
-            query.to(torch.float64).expand(shape),
-            Story(events=frozenset({number}), softmax=False, merged=story.merged),
-        )
-    (a, b), (c, d) = parts
-    kept = [part for part in (a, b, c, d) if part is not None]
+    for weights, value in ((one, two), (two, one)):
+        found = _attention(weights, value, summed, report) if len(summed) == 1 else None
+        if found is not None:
+            query, number = found
+            outcome = Story(events=frozenset({number}), merged=story.merged)
+            return make(_placed(query, weights.labels, out).to(torch.float64).expand(shape), outcome)
+    kept = [ids for side in (one, two) for ids in _unchanged(side, summed, out)]
     if not kept:
         return make(torch.full((), float(NOTHING), dtype=torch.float64).expand(shape), story)
-    two_ids = kept[1] if len(kept) > 1 else torch.zeros((), dtype=torch.int64)
-    return make(
-        packed(kept[0], two_ids).expand(shape),
-        Story(events=story.events, softmax=story.softmax and len(kept) > 1, merged=story.merged),
-    )
+    paired = packed(kept[0], kept[1] if len(kept) > 1 else 0)
+    softmax = story.softmax and len(kept) > 1
+    return make(paired.expand(shape), Story(events=story.events, softmax=softmax, merged=story.merged))
 
 
-def _constant(
-    tensor: Ids, labels: str, summed: list[str], out: str
-) -> tuple[Int[Tensor, "..."] | None, Int[Tensor, "..."] | None]:
-    """Return the first and second id where they do not change along what is summed, over the labels of `out`."""
-    values = plain(tensor)
-    dims = [labels.index(label) for label in summed if label in labels]
-    found: list[Tensor | None] = []
-    small = thin(values)
-    for ids in (first(small), second(small)):
-        if not bool(ids.any()) or not is_constant(ids.to(torch.float64), dims):
-            found.append(None)
-            continue
-        for dim in dims:
-            ids = ids.narrow(dim, 0, 1)
-        found.append(_placed(ids, labels, out))
-    return found[0], found[1]
+def _unchanged(side: _Labeled, summed: Sequence[str], out: str) -> list[Int[Tensor, "..."]]:
+    """Return the first and second ids that do not change along what is summed, over the labels of `out`."""
+    dims = [side.place(label) for label in summed if label in side.labels]
+    found = []
+    values = thin(plain(side.ids))
+    for ids in (first(values), second(values)):
+        if bool(ids.any()) and is_constant(ids, dims):
+            found.append(_placed(_cut(ids, dims), side.labels, out))
+    return found
+
+
+def _cut(ids: Int[Tensor, "..."], dims: Sequence[int]) -> Int[Tensor, "..."]:
+    """Return the first entry along some dimensions, each kept as one."""
+    for dim in dims:
+        ids = ids.narrow(dim, 0, 1)
+    return ids
 
 
 def _placed(ids: Int[Tensor, "..."], labels: str, out: str) -> Int[Tensor, "..."]:
     """Return ids with one dimension for each label of `out`."""
-    for dim in reversed([i for i, label in enumerate(labels) if label not in out]):
-        ids = ids.squeeze(dim)
+    ids = ids.squeeze([place for place, label in enumerate(labels) if label not in out])
     left = [label for label in labels if label in out]
     ids = ids.permute([left.index(label) for label in out if label in left])
-    for dim, label in enumerate(out):
+    for place, label in enumerate(out):
         if label not in left:
-            ids = ids.unsqueeze(dim)
+            ids = ids.unsqueeze(place)
     return ids
 
 
-def _event(
-    left: Ids, one: str, right: Ids, two: str, out: str, summed: list[str], report: Report
+def _attention(
+    weights: _Labeled, value: _Labeled, summed: Sequence[str], report: Report
 ) -> tuple[Int[Tensor, "..."], int] | None:
-    """Return the query's ids over `out` and the event's number, if one of the two is attention over the other."""
-    if len(summed) != 1:
+    """Return the query's ids and the event's number, if this is attention over the other."""
+    if not weights.ids.story.softmax or value.ids.story.softmax or summed[0] not in weights.labels:
         return None
-    for weights, labels, value, others in ((left, one, right, two), (right, two, left, one)):
-        if not weights.story.softmax or summed[0] not in labels or value.story.softmax:
-            continue
-        dim = labels.index(summed[0])
-        values = thin(plain(weights))
-        ids = [first(values), second(values)]
-        varies = [not is_constant(part.to(torch.float64), [dim]) for part in ids]
-        if not bool(ids[1].any()):
-            if not bool(ids[0].any()) or varies[0]:
-                continue
-            return _report_loose(weights, labels, value, others, out, summed[0], report)
-        which = 0 if varies[1] or not varies[0] else 1
-        if varies[which]:
-            continue
-        query = ids[which].narrow(dim, 0, 1)
-        rows = [label for label in labels if label != summed[0] and label not in others]
-        if len(rows) != 1:
-            continue
-        row = labels.index(rows[0])
-        keys = ids[1 - which]
-        masked = forbidden(values)
-        number = report(
-            Seen(
-                query=query.expand(_full(weights, {dim: 1})).movedim((row, dim), (-2, -1)).squeeze(-1),
-                key=keys.expand(weights.shape).movedim((row, dim), (-2, -1)).narrow(-2, 0, 1).squeeze(-2),
-                forbidden=masked.expand(weights.shape).movedim((row, dim), (-2, -1)) if bool(masked.any()) else None,
-            )
-        )
-        return _placed(query, labels, out), number
-    return None
-
-
-def _report_loose(
-    weights: Ids, labels: str, value: Ids, others: str, out: str, summed: str, report: Report
-) -> tuple[Int[Tensor, "..."], int] | None:
-    """Report weights that each token makes for its neighbourhood, without keys of their own: VOLO's outlook."""
-    rows = [label for label in labels if label != summed and label not in others]
+    rows = [label for label in weights.labels if label not in value.labels]
     if len(rows) != 1:
         return None
-    row, dim = labels.index(rows[0]), labels.index(summed)
-    query = first(plain(weights)).narrow(dim, 0, 1).movedim((row, dim), (-2, -1)).squeeze(-1)
-    lead = [label for label in labels if label not in (rows[0], summed)]
-    keys = first(plain(value))
-    for label in [label for label in others if label not in labels]:
-        keys = keys.narrow(others.index(label), 0, 1)
-    order = [label for label in others if label in lead or label == summed]
-    keys = keys.squeeze([others.index(label) for label in others if label not in labels])
-    keys = keys.permute([order.index(label) for label in [*[x for x in lead if x in order], summed]])
-    for place, label in enumerate(lead):
-        if label not in order:
-            keys = keys.unsqueeze(place)
-    keys = keys.expand([*(weights.shape[labels.index(label)] for label in lead), -1])
-    number = report(Seen(query=query, key=keys))
-    return _placed(first(plain(weights)).narrow(dim, 0, 1), labels, out), number
+    dim, row = weights.place(summed[0]), weights.place(rows[0])
+    values = thin(plain(weights.ids))
+    ids = [first(values), second(values)]
+    if not bool(ids[1].any()):
+        return _neighbourhoods(weights, value, row=row, dim=dim, report=report)
+    varies = [not is_constant(part, [dim]) for part in ids]
+    if all(varies):
+        return None
+    asks = 1 if varies[0] else 0
+    query = _cut(ids[asks], [dim])
+    masked = forbidden(values)
+
+    def last(tensor: Tensor, dim_size: int = -1) -> Tensor:
+        shape = [dim_size if place == dim and dim_size > 0 else size for place, size in enumerate(weights.ids.shape)]
+        return tensor.expand(shape).movedim((row, dim), (-2, -1))
+
+    seen = Seen(
+        query=last(query, 1).squeeze(-1),
+        key=last(ids[1 - asks])[..., 0, :],
+        forbidden=last(masked) if bool(masked.any()) else None,
+    )
+    return query, report(seen)
 
 
-def _full(tensor: Tensor, change: dict[int, int]) -> list[int]:
-    return [change.get(dim, size) for dim, size in enumerate(tensor.shape)]
+def _neighbourhoods(
+    weights: _Labeled, value: _Labeled, *, row: int, dim: int, report: Report
+) -> tuple[Int[Tensor, "..."], int] | None:
+    """Report weights that each token makes for its neighbourhood without keys of their own: VOLO's outlook."""
+    ids = first(plain(weights.ids))
+    if not bool(ids.any()) or not is_constant(ids, [dim]):
+        return None
+    query = _cut(ids, [dim])
+    label = weights.labels[dim]
+    lead = "".join(own for place, own in enumerate(weights.labels) if place not in (row, dim))
+    alone = [place for place, own in enumerate(value.labels) if own not in weights.labels]
+    keys = _placed(_cut(first(plain(value.ids)), alone), value.labels, lead + label)
+    keys = keys.expand([*(weights.ids.shape[weights.place(own)] for own in lead), -1])
+    return query, report(Seen(query=query.movedim((row, dim), (-2, -1)).squeeze(-1), key=keys))
 
 
 def attended(
     query: Ids, key: Ids, value_width: int, *, report: Report, masked: Bool[Tensor, "..."] | None = None
 ) -> Ids:
-    """Return the output of a fused attention over `[..., query, dim]` and `[..., key, dim]`."""
+    """Return the output of a fused attention over `[*lead, query, dim]` and `[*lead, key, dim]`, and report it."""
     q, k = first(plain(query)[..., 0]), first(plain(key)[..., 0])
-    lead = torch.broadcast_shapes(q.shape[:-1], _repeated(k, q).shape[:-1])
-    q, k = q.expand(*lead, -1), _repeated(k, q).expand(*lead, -1)
+    if k.dim() == q.dim() > 1 and k.shape[-2] not in (1, q.shape[-2]):  # several heads share their keys
+        k = k.repeat_interleave(q.shape[-2] // k.shape[-2], dim=-2)
+    lead = torch.broadcast_shapes(q.shape[:-1], k.shape[:-1])  # type: ignore[no-untyped-call]
+    q, k = q.expand(*lead, -1), k.expand(*lead, -1)
     if masked is not None:
         masked = masked.cpu().expand(*lead, q.shape[-1], k.shape[-1])
     number = report(Seen(query=q, key=k, forbidden=masked))
-    out: Float[Tensor, "..."] = q.to(torch.float64)[..., None].expand(*q.shape, value_width)
-    return make(out, Story(events=frozenset({number}), merged=told([query, key]).merged))
-
-
-def _repeated(key: Int[Tensor, "*lead key"], query: Int[Tensor, "*lead query"]) -> Int[Tensor, "*lead key"]:
-    """Return the keys once for each query head where several share them."""
-    if key.dim() < 2 or query.dim() != key.dim() or key.shape[-2] in (1, query.shape[-2]):
-        return key
-    return key.repeat_interleave(query.shape[-2] // key.shape[-2], dim=-2)
+    story = Story(events=frozenset({number}), merged=told([query, key]).merged)
+    return make(q.to(torch.float64)[..., None].expand(*q.shape, value_width), story)

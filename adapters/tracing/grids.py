@@ -66,6 +66,12 @@ class Grids:
         self.known: list[Grid] = []
         self._next = 2
         self._found: dict[tuple[object, ...], int] = {}
+        self._steps = 0
+
+    def step(self) -> int:
+        """Return a new number for a step that merges tokens."""
+        self._steps += 1
+        return self._steps
 
     def number(
         self,
@@ -156,7 +162,7 @@ class Grids:
             out[here] = self.ids(target, sample=sample[here], index=ravel(coords, self.known[target].shape))
         return out
 
-    def whole(self, ids: Int[Tensor, "map *side"]) -> int | None:
+    def whole(self, ids: Int[Tensor, "map *any"]) -> int | None:
         """Return the grid that every map is, cell by cell in order; None if they are something else."""
         numbers, _, index = self.decode(ids.flatten(1))
         number = int(numbers.max())

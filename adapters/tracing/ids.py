@@ -6,11 +6,11 @@ says that a mask forbids the pair.
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from .grids import MOST_IDS
@@ -35,17 +35,21 @@ class Story:
     softmax: bool = False
     merged: int = 0
 
+    def after(self, step: int) -> "Story":
+        """Return the story after a step that merged tokens."""
+        return replace(self, merged=step)
+
 
 class Ids(Tensor):
     """A double tensor of packed ids with a story; the mode gives it its behaviour."""
 
-    __torch_function__ = torch._C._disabled_torch_function_impl
+    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
     story: Story = Story()
 
 
 def make(values: Tensor, story: Story | None = None) -> Ids:
     """Return packed ids as Ids."""
-    out: Ids = values.to(torch.float64).as_subclass(Ids)  # type: ignore[assignment]
+    out: Ids = values.to(torch.float64).as_subclass(Ids)
     out.story = story or Story()
     return out
 
@@ -107,7 +111,7 @@ def forbidden(values: Float[Tensor, "*any"]) -> Tensor:
 
 def forbid(values: Float[Tensor, "*any"], where: Tensor) -> Float[Tensor, "*any"]:
     """Return pairs with some of them forbidden."""
-    shape = torch.broadcast_shapes(values.shape, where.shape)
+    shape = torch.broadcast_shapes(values.shape, where.shape)  # type: ignore[no-untyped-call]
     small, where = thin(values), where.cpu()
     return torch.where(where & ~forbidden(small), small + FORBIDDEN, small).expand(shape)
 
@@ -123,7 +127,7 @@ def is_pair(ids: Tensor) -> bool:
     return bool(values.numel()) and float(values.max()) >= MOST_IDS
 
 
-def thin(values: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+def thin(values: Shaped[Tensor, "..."]) -> Shaped[Tensor, "..."]:
     """Return the tensor with every repeated dimension (stride 0) cut to one."""
     for dim in range(values.dim()):
         if values.shape[dim] > 1 and values.stride(dim) == 0:
@@ -131,11 +135,7 @@ def thin(values: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
     return values
 
 
-def is_constant(values: Float[Tensor, "..."], dims: Sequence[int]) -> bool:
+def is_constant(values: Shaped[Tensor, "..."], dims: Sequence[int]) -> bool:
     """Whether the numbers do not change along some dimensions."""
-    for dim in dims:
-        if values.shape[dim] > 1 and values.stride(dim) != 0:
-            start = thin(values).narrow(dim, 0, 1)
-            if not bool((thin(values) == start).all()):
-                return False
-    return True
+    small = thin(values)
+    return all(small.shape[dim] == 1 or bool((small == small.narrow(dim, 0, 1)).all()) for dim in dims)

@@ -11,24 +11,12 @@ from jaxtyping import Int
 from torch import Tensor
 
 from .grids import MIXED, NOTHING, Grids, ravel, unravel
-from .ids import Ids, Story, first, is_constant, make, plain, thin
+from .ids import Ids, first, is_constant, make, plain, thin
 
 _LARGE = 1 << 62
 
 
-class Serial:
-    """Counts the steps that merged tokens."""
-
-    def __init__(self) -> None:
-        self.value = 0
-
-    def next(self) -> int:
-        """Return a new number."""
-        self.value += 1
-        return self.value
-
-
-def merged(ids: Ids, dims: Sequence[int], *, grids: Grids, serial: Serial) -> Ids:
+def merged(ids: Ids, dims: Sequence[int], *, grids: Grids) -> Ids:
     """Return the ids with `dims` merged, each kept as a dimension of one."""
     values = plain(ids)
     dims = sorted(dim % values.dim() for dim in dims)
@@ -43,8 +31,7 @@ def merged(ids: Ids, dims: Sequence[int], *, grids: Grids, serial: Serial) -> Id
     shape = [1 if dim in dims else small.shape[dim] for dim in range(small.dim())]
     full = [1 if dim in dims else values.shape[dim] for dim in range(values.dim())]
     result = out.reshape(shape).to(torch.float64).expand(full)
-    story = ids.story if not is_new else Story(events=ids.story.events, softmax=ids.story.softmax, merged=serial.next())
-    return make(result, story)
+    return make(result, ids.story.after(grids.step()) if is_new else ids.story)
 
 
 def _merge(sets: Int[Tensor, "set part"], grids: Grids) -> tuple[Int[Tensor, " set"], bool]:

@@ -3,32 +3,37 @@
 from collections.abc import Sequence
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from .grids import MIXED, NOTHING, Grids
-from .ids import Ids, Story, first, is_pair, make, plain, thin, told
+from .ids import Ids, first, is_pair, make, plain, thin, told
 
 
 def combined(left: Tensor, right: Tensor, *, grids: Grids) -> Ids:
-    """Return the ids of a sum or product of two tensors, of which one may not be of the picture."""
-    shape = torch.broadcast_shapes(left.shape, right.shape)
+    """Return the ids of a sum or product of two tensors, of which one may not be of the picture.
+
+    Where both are, and say different things, logits come before tokens, cells before learned tokens
+    (which scale or shift them), and the left before the right.
+    """
+    shape = torch.broadcast_shapes(left.shape, right.shape)  # type: ignore[no-untyped-call]
     if not isinstance(right, Ids) or not isinstance(left, Ids):
         known = left if isinstance(left, Ids) else right
         assert isinstance(known, Ids)
         return make(plain(known).expand(shape), known.story)
     story = told([left, right])
     a, b = plain(left), plain(right)
-    if a is b or (a.shape == b.shape and torch.equal(thin(a), thin(b))):
-        return make(a.expand(shape), story)
     if is_pair(left) != is_pair(right):
         return make((a if is_pair(left) else b).expand(shape), story)
     small_a, small_b = thin(a), thin(b)
+    if a.shape == b.shape and torch.equal(small_a, small_b):
+        return make(a, story)
     worse = _rank(small_a, grids) < _rank(small_b, grids)
     return make(torch.where(worse, small_b, small_a).expand(shape), story)
 
 
-def _rank(values: Tensor, grids: Grids) -> Tensor:
-    """Return how much an id says: nothing, mixed, a special token, a cell."""
+def _rank(values: Float[Tensor, "..."], grids: Grids) -> Int[Tensor, "..."]:
+    """Return how much an id says: nothing, mixed, a learned or pooled token, a cell."""
     ids = first(values)
     numbers, _, _ = grids.decode(ids)
     cells = torch.tensor([grid.kind == "cells" for grid in grids.known] + [False])
@@ -45,50 +50,48 @@ def joined(parts: Sequence[Tensor], dim: int, *, roles: Sequence[str], grids: Gr
         As torch.cat takes them.
     roles
         What each part is as a token, empty where it has no name.
+    grids
+        Takes the learned tokens.
 
     """
-    known = next(part for part in parts if isinstance(part, Ids) and part.dim() > 1)
+    known = next(part for part in parts if isinstance(part, Ids))
     dim %= known.dim()
-    grows = known.dim() == 3 and dim == 1
-    made = [
-        plain(part)
-        if isinstance(part, Ids)
-        else _learned(part, known, dim, role=role if grows or role else "", grows=grows, grids=grids)
-        for part, role in zip(parts, roles, strict=True)
-    ]
+    sequence = known.dim() == 3 and dim == 1  # [sample, token, channel]
+    made = []
+    for part, role in zip(parts, roles, strict=True):
+        if isinstance(part, Ids):
+            made.append(plain(part))
+        elif role or sequence:
+            made.append(_learned(part, known, dim, role=role or "learned", grids=grids))
+        else:
+            made.append(torch.zeros(part.shape, dtype=torch.float64))
     return make(torch.cat(made, dim), told(parts))
 
 
-def _learned(part: Tensor, known: Ids, dim: int, *, role: str, grows: bool, grids: Grids) -> Tensor:
-    if not role and not grows:
-        return torch.zeros(part.shape, dtype=torch.float64)
-    number = grids.number(kind="special", shape=(part.shape[dim],), role=role or "learned", name=role)
-    sample = samples_of(known, grids=grids).reshape([-1, *[1] * (part.dim() - 1)])
+def _learned(part: Tensor, known: Ids, dim: int, *, role: str, grids: Grids) -> Float[Tensor, "..."]:
+    """Return the ids of learned tokens that stand along `dim`."""
+    number = grids.number(kind="special", shape=(part.shape[dim],), role=role, name=role)
+    sample = _samples(known, part.shape[0], grids=grids).reshape([-1, *[1] * (part.dim() - 1)])
     index = torch.arange(part.shape[dim]).reshape([-1 if place == dim else 1 for place in range(part.dim())])
-    ids = grids.ids(number, sample=sample, index=index)
-    return ids.to(torch.float64).expand(len(sample) if part.shape[0] == 1 else part.shape[0], *part.shape[1:])
+    return grids.ids(number, sample=sample, index=index).to(torch.float64).expand(part.shape)
 
 
-def samples_of(known: Ids, *, grids: Grids) -> Tensor:
-    """Return the sample of each entry of the first dimension."""
+def _samples(known: Ids, count: int, *, grids: Grids) -> Int[Tensor, " count"]:
+    """Return the sample of each of `count` entries that stand beside the first dimension of `known`."""
     flat = first(thin(plain(known)).flatten(1))
     _, sample, _ = grids.decode(flat.amax(1))
-    return sample.expand(known.shape[0]) if len(sample) == 1 else sample
+    if len(sample) == 1:
+        return sample.expand(count)
+    return sample.repeat_interleave(count // len(sample)) if count % len(sample) == 0 else sample[:1].expand(count)
 
 
 def as_queries(tensor: Tensor, known: Ids, *, grids: Grids, role: str = "query") -> Ids:
-    """Return learned queries `[..., query, dim]` as tokens, one number a query."""
+    """Return learned queries `[*lead, query, dim]` as tokens: one for each query and sample of `known`."""
+    lead = tensor.shape[:-2]
+    _, present, _ = grids.decode(first(thin(plain(known))).flatten().amax()[None])
     number = grids.number(kind="special", shape=(tensor.shape[-2],), role=role, name=role)
-    sample = samples_of(known, grids=grids).reshape([-1, *[1] * (max(tensor.dim(), 3) - 1)])
-    ids = grids.ids(number, sample=sample, index=torch.arange(tensor.shape[-2])[:, None])
-    shape = list(tensor.shape) if tensor.dim() > 2 else [1, *tensor.shape]
-    shape[0] = max(shape[0], len(sample) if shape[0] == 1 else 1)
-    values = ids.to(torch.float64)
-    if shape[0] % len(values):
-        values = values[:1]
-    return make(
-        values.expand(shape)
-        if shape[0] == len(values) or len(values) == 1
-        else values.repeat_interleave(shape[0] // len(values), 0).expand(shape),
-        Story(),
-    )
+    count = lead[0] if lead else 1
+    sample = _samples(known, count, grids=grids) if int(present) or count > 1 else torch.zeros(count, dtype=torch.int64)
+    shape = [count, *[1] * len(lead[1:]), 1, 1]
+    ids = grids.ids(number, sample=sample.reshape(shape), index=torch.arange(tensor.shape[-2])[:, None])
+    return make(ids.to(torch.float64).expand(*(lead or (1,)), *tensor.shape[-2:]).reshape(tensor.shape))

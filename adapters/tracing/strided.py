@@ -5,14 +5,16 @@ cell, not its receptive field. So a stride of one keeps tokens where they are, w
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
-from .grids import MIXED, Grids, ravel, unravel
+from .grids import MIXED, Grids
 from .ids import Ids, Story, first, make, plain, thin, told
-from .merge import Serial, merged
+from .merge import merged
 
 
 def several(value: Any, dims: int) -> tuple[int, ...]:
@@ -23,93 +25,113 @@ def several(value: Any, dims: int) -> tuple[int, ...]:
     return values * dims if len(values) == 1 else values
 
 
-def strided(
-    ids: Ids,
-    *,
-    kernel: Sequence[int],
-    stride: Sequence[int],
-    padding: Sequence[int],
-    dilation: Sequence[int],
-    lengths: Sequence[int],
-    grids: Grids,
-    serial: Serial,
-) -> Ids:
+@dataclass(frozen=True, kw_only=True)
+class Kernel:
+    """A moving window: one number a dimension of the map."""
+
+    size: tuple[int, ...]
+    stride: tuple[int, ...]
+    padding: tuple[int, ...]
+    dilation: tuple[int, ...]
+
+    def lengths(self, sides: Sequence[int], *, ceil: bool = False) -> list[int]:
+        """Return the sides of the new map, as torch counts them."""
+        out = []
+        for side, k, s, p, d in zip(sides, self.size, self.stride, self.padding, self.dilation, strict=True):
+            span = side + 2 * p - d * (k - 1) - 1
+            length = (span + s - 1 if ceil else span) // s + 1
+            out.append(length - 1 if ceil and (length - 1) * s >= side + p else length)
+        return out
+
+    @property
+    def middles(self) -> list[float]:
+        """Where the middle of the first window lies on the old map, in cells from its first cell's middle."""
+        return [(k - 1) * d / 2 - p for k, p, d in zip(self.size, self.padding, self.dilation, strict=True)]
+
+
+def strided(ids: Ids, kernel: Kernel, *, lengths: Sequence[int], grids: Grids) -> Ids:
     """Return `[..., *lengths]`: the tokens of the new map, for ids `[..., *map]`."""
-    dims = len(kernel)
-    values, axes = plain(ids), range(ids.dim() - dims, ids.dim())
-    if dims == 1 and kernel[0] == stride[0] > 1 and not padding[0]:
-        return _runs(ids, kernel[0], lengths[0], grids=grids, serial=serial)
-    story = Story(events=ids.story.events, softmax=ids.story.softmax, merged=serial.next())
-    # The middle of a kernel, less half a stride: where its token's cell begins on the old map.
-    shift = [(k - 1) * d / 2 + 0.5 - p - s / 2 for k, s, p, d in zip(kernel, stride, padding, dilation, strict=True)]
-    coarser = any(s > 1 for s in stride)
-    if coarser:
-        maps = first(thin(values).reshape(-1, *thin(values).shape[-dims:]).expand(-1, *values.shape[-dims:]))
-        number = grids.whole(maps)
-        if number is not None:
-            target = grids.coarse(number, stride, shift=shift, shape=lengths)
-            _, sample, _ = grids.decode(maps.flatten(1)[:, :1])
-            cells = torch.arange(grids.known[target].count)
-            out = grids.ids(target, sample=sample, index=cells).to(torch.float64)
-            lead = thin(values).shape[:-dims]
-            return make(out.reshape(*lead, *lengths).expand(*values.shape[:-dims], *lengths), story)
-    for axis, k, s, p, d, n in zip(axes, kernel, stride, padding, dilation, lengths, strict=True):
-        middle = torch.arange(n) * s - p + (k - 1) * d // 2
-        if n == values.shape[axis] and bool((middle == torch.arange(n)).all()):
-            continue
-        values = values.index_select(axis, middle.clamp(0, values.shape[axis] - 1))
-    return make(grids.coarsened(first(values), stride, shift=shift), story) if coarser else make(values, ids.story)
+    if len(lengths) == 1 and kernel.size == kernel.stride != (1,) and kernel.padding == (0,):
+        return _runs(ids, kernel.size[0], lengths[0], grids=grids)
+    if all(s == 1 for s in kernel.stride):
+        return make(_picked(plain(ids), kernel, lengths), ids.story)
+    # A cell begins half a stride before the middle of its window.
+    shift = [middle + 0.5 - s / 2 for middle, s in zip(kernel.middles, kernel.stride, strict=True)]
+    story = ids.story.after(grids.step())
+    small = thin(plain(ids)).clone()
+    lead = small.shape[: small.dim() - len(lengths)]
+    maps = first(small.expand(*lead, *ids.shape[len(lead) :]).reshape(-1, *ids.shape[len(lead) :]))
+    number = grids.whole(maps)
+    if number is None:
+        picked = first(_picked(plain(ids), kernel, lengths))
+        return make(grids.coarsened(picked, kernel.stride, shift=shift), story)
+    target = grids.coarse(number, kernel.stride, shift=shift, shape=lengths)
+    return _map_of(target, maps, lead=lead, shape=(*ids.shape[: len(lead)], *lengths), story=story, grids=grids)
 
 
-def _runs(ids: Ids, kernel: int, length: int, *, grids: Grids, serial: Serial) -> Ids:
+def _picked(values: Float[Tensor, "..."], kernel: Kernel, lengths: Sequence[int]) -> Float[Tensor, "..."]:
+    """Return the token in the middle of each window; windows whose middle lies outside take the nearest."""
+    for place, (middle, s, n) in enumerate(zip(kernel.middles, kernel.stride, lengths, strict=True)):
+        axis = values.dim() - len(lengths) + place
+        chosen = torch.arange(n) * s + int(middle)
+        if n != values.shape[axis] or not torch.equal(chosen, torch.arange(n)):
+            values = values.index_select(axis, chosen.clamp(0, values.shape[axis] - 1))
+    return values
+
+
+def _map_of(
+    number: int,
+    maps: Int[Tensor, "map *any"],
+    *,
+    lead: Sequence[int],
+    shape: Sequence[int],
+    story: Story,
+    grids: Grids,
+) -> Ids:
+    """Return a whole grid in place of each old map, of the same sample."""
+    _, sample, _ = grids.decode(maps.flatten(1)[:, :1])
+    cells = grids.ids(number, sample=sample, index=torch.arange(grids.known[number].count))
+    return make(cells.reshape(*lead, *shape[len(lead) :]).to(torch.float64).expand(*shape), story)
+
+
+def _runs(ids: Ids, kernel: int, length: int, *, grids: Grids) -> Ids:
     """Return the runs of `kernel` tokens along the last dimension, each merged."""
-    cut = plain(ids)[..., : kernel * length].unflatten(-1, (length, kernel))
-    return make(plain(merged(make(cut, ids.story), [-1], grids=grids, serial=serial)).squeeze(-1), told([ids]))
+    cut = plain(ids)[..., : kernel * length].unflatten(-1, (length, kernel))  # type: ignore[no-untyped-call]
+    return make(plain(merged(make(cut, ids.story), [-1], grids=grids)).squeeze(-1), told([ids]))
 
 
-def resized(ids: Ids, lengths: Sequence[int], *, grids: Grids, serial: Serial) -> Ids:
+def resized(ids: Ids, lengths: Sequence[int], *, grids: Grids) -> Ids:
     """Return the tokens of a map that was resized (or adaptively pooled) to other lengths."""
-    dims = len(lengths)
-    values = plain(ids)
+    dims, values = len(lengths), plain(ids)
     old = tuple(values.shape[-dims:])
     if old == tuple(lengths):
         return ids
-    story = Story(events=ids.story.events, softmax=ids.story.softmax, merged=serial.next())
     if all(n == 1 for n in lengths):
-        return merged(ids, list(range(-dims, 0)), grids=grids, serial=serial)
+        return merged(ids, list(range(-dims, 0)), grids=grids)
     if all(a % b == 0 for a, b in zip(old, lengths, strict=True)):
-        cut = values
-        for place, (a, b) in enumerate(zip(old, lengths, strict=True)):
-            cut = cut.unflatten(cut.dim() - dims + place, (b, a // b)).movedim(cut.dim() - dims + place + 1, 0)
-        return make(
-            plain(merged(make(cut), list(range(dims)), grids=grids, serial=serial)).flatten(0, dims - 1)[0], story
-        )
-    lead = values.reshape(-1, *old)
-    number = grids.whole(first(lead))
+        for a, b in zip(old, lengths, strict=True):  # each dimension in turn to the front: cells of a block first
+            values = values.unflatten(-dims, (b, a // b))  # type: ignore[no-untyped-call]
+            values = values.movedim(-dims, 0).movedim(-dims, -1)
+        blocks = plain(merged(make(values, ids.story), list(range(dims)), grids=grids))
+        return make(blocks.flatten(0, dims - 1)[0], ids.story.after(grids.step()))
+    maps = first(values.reshape(-1, *old))
+    number = grids.whole(maps)
+    shape = (*values.shape[:-dims], *lengths)
+    story = ids.story.after(grids.step())
     if number is None:
-        return make(torch.full((), float(MIXED), dtype=torch.float64).expand(*values.shape[:-dims], *lengths), story)
+        return make(torch.full((), float(MIXED), dtype=torch.float64).expand(shape), story)
     target = grids.resampled(number, lengths)
-    _, sample, _ = grids.decode(first(lead).flatten(1)[:, :1])
-    cells = grids.ids(target, sample=sample, index=torch.arange(grids.known[target].count))
-    return make(cells.to(torch.float64).reshape(*values.shape[:-dims], *lengths), story)
+    return _map_of(target, maps, lead=shape[:-dims], shape=shape, story=story, grids=grids)
 
 
-def refined(ids: Ids, factor: Sequence[int], *, grids: Grids, serial: Serial) -> Ids:
+def refined(ids: Ids, factor: Sequence[int], *, grids: Grids) -> Ids:
     """Return the tokens of a map whose every cell was split, as transposed convolutions do."""
     lengths = [side * f for side, f in zip(ids.shape[-len(factor) :], factor, strict=True)]
-    return resized(ids, lengths, grids=grids, serial=serial)
+    return resized(ids, lengths, grids=grids)
 
 
-def one_channel(ids: Ids, axis: int, *, grids: Grids, serial: Serial) -> Ids:
-    """Return the ids with channels merged to one."""
-    return merged(ids, [axis], grids=grids, serial=serial)
-
-
-def widened(ids: Tensor, axis: int, count: int) -> Ids:
+def widened(ids: Ids, axis: int, count: int) -> Ids:
     """Return the ids repeated along a dimension of one, without memory."""
     shape = list(ids.shape)
     shape[axis] = count
-    return make(plain(ids).expand(shape), told([ids]))
-
-
-__all__ = ["one_channel", "ravel", "refined", "resized", "several", "strided", "unravel", "widened"]
+    return make(plain(ids).expand(shape), ids.story)

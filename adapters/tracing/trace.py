@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from mmattn.interception.owner import module_paths, nearest_path, running_modules
 
 from .contract import Seen
-from .grids import Grid, Grids
-from .ids import Ids, Story, compact, first, make, plain
+from .grids import Grids
+from .ids import Ids, Story, compact, make
 from .mode import TraceMode
+from .state import State
 
 _TOKEN_NAMES = ("token", "cls", "probe", "latent", "quer", "class_emb", "register")
 
@@ -32,7 +33,7 @@ class Event:
     forbidden
         Where a mask keeps a query from a key; None if nowhere.
     residual
-        What ran beside it: `identity`, `pooled` or `none`.
+        Whether its output was added to something: the residual stream runs beside it.
     folded
         Its output is summed over overlapping neighbourhoods, so its queries are its keys.
 
@@ -42,9 +43,8 @@ class Event:
     query: Int[Tensor, "*lead query"]
     key: Int[Tensor, "*lead key"]
     forbidden: Bool[Tensor, "*lead query key"] | None = None
-    residual: str = "none"
+    residual: bool = False
     folded: bool = False
-    merged: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,18 +59,11 @@ class Trace:
         What the ids are.
     lost
         Torch functions after which tokens have no place, and how often they ran.
-    local_mixing
-        Whether convolutions mixed neighbours on the way.
-
     """
 
     events: tuple[Event, ...]
     grids: Grids
     lost: dict[str, int]
-
-    def grid(self, number: int) -> Grid:
-        """Return a grid by number."""
-        return self.grids.known[number]
 
 
 def trace(model: nn.Module, *, shape: tuple[int, ...], call: Callable[[nn.Module, Tensor], Any]) -> Trace:
@@ -98,32 +91,23 @@ def trace(model: nn.Module, *, shape: tuple[int, ...], call: Callable[[nn.Module
     def report(seen: Seen, story: Story) -> int:
         path = nearest_path(running_modules(paths), paths[0]) or ""
         masked = None if seen.forbidden is None else compact(seen.forbidden)
-        events.append(
-            Event(module=path, query=compact(seen.query), key=compact(seen.key), forbidden=masked, merged=story.merged)
-        )
+        events.append(Event(module=path, query=compact(seen.query), key=compact(seen.key), forbidden=masked))
         return len(events) - 1
 
     def residual(number: int, ours: Ids, theirs: Ids) -> None:
-        if number < 0 or events[number].residual != "none":
-            return
-        pooled = theirs.story.merged > events[number].merged
-        events[number] = replace(events[number], residual="pooled" if pooled else "identity")
+        if number >= 0:  # learned weights that are contracted with tokens have no number
+            events[number] = replace(events[number], residual=True)
 
     def folded(numbers: frozenset[int]) -> None:
         for number in numbers:
+            assert number >= 0
             events[number] = replace(events[number], folded=True)
 
-    mode = TraceMode(
-        grids=grids,
-        roles=_roles(twin),
-        buffers=frozenset(b.data_ptr() for b in twin.buffers() if b.numel()),
-        report=report,
-        residual=residual,
-        folded=folded,
-    )
+    state = State(grids=grids, roles=_roles(twin), attention=report, residual=residual, folded=folded)
+    mode = TraceMode(state, buffers=frozenset(buffer.data_ptr() for buffer in twin.buffers() if buffer.numel()))
     with torch.no_grad(), mode:
         call(twin, given)
-    return Trace(events=tuple(events), grids=grids, lost=mode.lost)
+    return Trace(events=tuple(events), grids=grids, lost=state.lost)
 
 
 def _twin(model: nn.Module) -> nn.Module:
@@ -161,6 +145,3 @@ def role_of(name: str) -> str:
         if part in name:
             return role
     return "query" if any(part in name for part in ("quer", "latent", "probe")) else "learned"
-
-
-__all__ = ["Event", "Trace", "first", "plain", "trace"]

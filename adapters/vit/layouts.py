@@ -16,7 +16,7 @@ from mmattn.interception.calls import Call
 from mmattn.schema.layers import AttentionLayer
 
 from ..pixels import Geometry
-from ..tracing.layers import layer_of, paired
+from ..tracing.layers import joined, layer_of
 from ..tracing.trace import Trace, trace
 
 
@@ -70,13 +70,13 @@ def trace_of(facts: PictureFacts) -> Trace:
 def picture_layers(calls: Sequence[Call], facts: PictureFacts) -> tuple[AttentionLayer, ...]:
     """Return a layer for each token attention, between axes that lie on the pictures."""
     known = trace_of(facts)
-    found, _ = paired(calls, known)
+    found, _ = joined(calls, known)
     geometries = facts.geometries * facts.shape[0] if len(facts.geometries) == 1 else facts.geometries
-    return tuple(layer_of(joined, known, geometries, stream="vision") for joined in found)
+    return tuple(layer_of(pair, known, geometries, stream="vision") for pair in found)
 
 
 def left_out(calls: Sequence[Call], facts: PictureFacts) -> tuple[str, ...]:
     """Return what is not drawn, with the reason: attention between channels, calls without places."""
-    _, alone = paired(calls, trace_of(facts))
+    _, alone = joined(calls, trace_of(facts))
     reasons = {"channel": "attention between channels", "token": "its tokens could not be placed"}
     return tuple(f"{call.module}: {reasons[call.kind]}" for call in alone)
