@@ -17,6 +17,7 @@ from contract import (
     check_streaming_equals_dense,
     layers_of,
 )
+from small_transformers import member
 from small_vits import model_of
 
 from mmattn import plugins
@@ -40,6 +41,11 @@ def photo() -> MediaGiven:
 
 def vision_transformer() -> Example:
     return Example(model=lambda: model_of("ViT with registers"), media=photo(), changed=painted)
+
+
+def vision_model_of_transformers() -> Example:
+    """A DINOv2 with registers, whose processor cuts the middle out."""
+    return Example(model=lambda: member("DINOv2 with registers"), media=photo(), changed=painted)
 
 
 WORDS = ("cat", "mat", "sat", "the", "dog", "ran")
@@ -81,7 +87,11 @@ def text_encoder() -> Example:
     return Example(model=build, media=MediaGiven(text=text), changed=replaced, processor=tokenizer)
 
 
-EXAMPLES = {"timm.vit": vision_transformer, "transformers.text": text_encoder}
+EXAMPLES = {
+    "timm.vit": vision_transformer,
+    "transformers.text": text_encoder,
+    "transformers.vit": vision_model_of_transformers,
+}
 
 
 def example_of(name: str) -> tuple[Adapter, Example]:

@@ -1,0 +1,267 @@
+"""The vision models of transformers: ViT, DINOv2 and v3, BEiT, Swin, Hiera, PVT, SegFormer, SAM's encoder, ...
+
+Any class that looks at one picture and at nothing else, with or without a head. Which token stands
+where is found by the engine of `layouts.py`; here is how pictures come to the model, and what its
+answer is read from.
+
+Left to other parts: video, models of picture and text (their vision towers are taken here), and
+detectors with a decoder of object queries (DETR and its family).
+"""
+
+import inspect
+import weakref
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from mmattn.errors import InputError, ModelError
+from mmattn.interception.calls import Call, Emit
+from mmattn.interception.protocol import MediaGiven, ModelFamily, Opened, Prepared
+from mmattn.schema.layers import AttentionLayer
+from mmattn.schema.media import Photo
+
+from ..hub import said
+from ..pixels import Geometry, Size
+from .layouts import PictureFacts, left_out, picture_layers
+from .pictures import CallModel, bring, checked_options, class_score, phrase, runner
+from .timm_tokens import readout_of as readout_of_timm
+from .transformers_input import TransformersOptions, native_size, photo_tensor
+from .transformers_open import families, is_picture_model, open_model, opens_config, takes
+
+__all__ = ["TransformersOptions", "TransformersVit", "adapter"]
+
+
+class TransformersVit:
+    """The adapter `transformers.vit`; see `mmattn.interception.protocol.Adapter` for what each method answers."""
+
+    name = "transformers.vit"
+    default_stream = "vision"
+
+    def claims(self, model: nn.Module) -> bool:
+        """Whether the model is one of transformers' that looks at single pictures and at nothing else."""
+        return is_picture_model(model)
+
+    def opens(self, config: Mapping[str, Any]) -> bool:
+        """Whether a config.json names such a class."""
+        return opens_config(config)
+
+    def open(self, name: str, weights: Path | None = None) -> Opened:
+        """Open a folder or a name on the Hugging Face hub, with its processor and class names."""
+        return open_model(name, weights=weights)
+
+    def models(self) -> Iterable[ModelFamily]:
+        """What can be opened, by what the models are for."""
+        return families()
+
+    def prepare(self, model: nn.Module, media: MediaGiven, processor: Any, options: Any) -> Prepared:
+        """Bring pictures to the model by its image processor, or take the user's own pixel values.
+
+        Parameters
+        ----------
+        media
+            `image`: a Photo or several; `inputs`: pixel values, or what an image processor returns.
+        processor
+            An image processor, or a transform of torchvision; None: the one saved with the model,
+            else the one of its class.
+        options
+            TransformersOptions.
+
+        Raises
+        ------
+        InputError
+            No picture, another modality, a processor that cannot be inverted, a size that the model
+            cannot take, tensors that do not fit the pictures.
+        ModelError
+            A model that hides patches at random, so that nobody knows which it sees.
+
+        """
+        options = checked_options(media, options, kind=TransformersOptions)
+        _refuse_random_masks(model)
+
+        def make(photo: Photo) -> tuple[Tensor, Geometry]:
+            return photo_tensor(photo, model=model, processor=processor, options=options)
+
+        given = replace(media, inputs=_pixel_values(media.inputs, model=model))
+        channels = getattr(model.config, "num_channels", None)
+        brought = bring(
+            given,
+            model=model,
+            make=make,
+            channels=channels if isinstance(channels, int) else None,
+            maker="processor",
+        )
+        more = _in_order(model, brought.inputs)
+        call = _call(model, brought.size_px, options=options, more=more)
+        return Prepared(
+            run=runner(model, brought.inputs, call=call, explain=_explained(brought.size_px)),
+            inputs=(brought.inputs, *more.values()),
+            media=brought.photos,
+            facts=PictureFacts(
+                model=weakref.ref(model),
+                geometries=brought.geometries,
+                shape=tuple(brought.inputs.shape),
+                call=call,
+            ),
+            preprocessing=phrase(brought.geometries),
+            readout=readout_of(model),
+        )
+
+    def image_options(self, *, size_px: int | None, keep_aspect: bool) -> TransformersOptions:
+        """Return options for the sizes that a command line names; see `protocol.TakesSizes`."""
+        return TransformersOptions(size_px=size_px, keep_aspect=keep_aspect)
+
+    def taps(self, model: nn.Module, emit: Emit) -> AbstractContextManager[None]:
+        """No extra points: everything goes through the kernels that interception sees."""
+        return nullcontext()
+
+    def layers(self, calls: Sequence[Call], prepared: Prepared) -> Sequence[AttentionLayer]:
+        """Join each call's queries and keys with the tokens of the model."""
+        return picture_layers(calls, prepared.facts)
+
+    def left_out(self, calls: Sequence[Call], prepared: Prepared) -> tuple[str, ...]:
+        """Return what is no token attention, with the reason; see `protocol.LeavesOut`."""
+        return left_out(calls, prepared.facts)
+
+    def score(self, output: Any, target: Any) -> Float[Tensor, ""]:
+        """Return the logit of a class, summed over the samples; None: each sample's own top class.
+
+        Raises
+        ------
+        ModelError
+            The model has no classifier, or one that gives more than one answer a picture.
+        InputError
+            The target is no class index.
+
+        """
+        logits = getattr(output, "logits", None)
+        if not isinstance(logits, Tensor) or logits.ndim != 2:
+            shape = f"logits {list(logits.shape)}" if isinstance(logits, Tensor) else "no logits"
+            raise ModelError(
+                f"The output {type(output).__name__} has {shape}, so a class target has nothing to point at. A model "
+                "for image classification has logits [sample, class]. Use a method without a target (look, rollout)."
+            )
+        return class_score(logits, target)
+
+
+def readout_of(model: nn.Module) -> str:
+    """Return what the model's answer is read from: `pool`, `cls`, `mean`, or empty where it is no one thing.
+
+    Found out by what the class has: an attention pool with a learned query; a class token, unless
+    its config or its classifier says that patches are averaged; else, with a pooler or a classifier
+    and no class token, the mean. Models that answer for every place have none.
+    """
+    config: Any = model.config
+    named = type(model).__name__
+    if isinstance(inner := getattr(model, "timm_model", None), nn.Module):
+        return readout_of_timm(inner)
+    classifies = "ForImageClassification" in named
+    if not classifies and ("For" in named or named.endswith(("Backbone", "Encoder"))):
+        return ""
+    if classifies and _averages(type(model)):
+        return "mean"
+    if any("Pooling" in type(part).__name__ and _learns(part) for part in model.modules()):
+        return "pool"
+    tokens = ("cls_token", "class_embedding", "class_token")
+    if any(name.rsplit(".", 1)[-1] in tokens for name, _ in model.named_parameters()):
+        return "mean" if getattr(config, "use_mean_pooling", False) else "cls"
+    pools = any("pool" in name.rsplit(".", 1)[-1] for name, _ in model.named_modules())
+    return "mean" if classifies or pools else ""
+
+
+def _learns(part: nn.Module) -> bool:
+    """Whether a pool has a query of its own."""
+    return any(name in ("probe", "cls_token", "query", "latent") for name, _ in part.named_parameters(recurse=False))
+
+
+def _averages(cls: type) -> bool:
+    """Whether a classifier's forward averages the patches of its encoder itself, as CLIP's and SigLIP's do."""
+    source = inspect.getsource(cls.forward)  # type: ignore[attr-defined]
+    return "torch.mean(" in source or (".mean(dim=1)" in source and "cls_token" not in source)
+
+
+def _refuse_random_masks(model: nn.Module) -> None:
+    ratio = getattr(model.config, "mask_ratio", None)
+    if ratio and takes(model, "noise") and all(part.is_mae for part in _hiera_parts(model)):
+        raise ModelError(
+            f"{type(model).__name__} hides {ratio:.0%} of the patches at random, others in every forward. Places need "
+            "one forward that sees all. Open it by name, or build it with mask_ratio=0.0 in its config."
+        )
+
+
+def _hiera_parts(model: nn.Module) -> list[Any]:
+    """Return the modules that mask only if they are told that this is pre-training."""
+    return [part for part in model.modules() if hasattr(part, "is_mae")]
+
+
+def _in_order(model: nn.Module, inputs: Float[Tensor, "sample channel row col"]) -> dict[str, Tensor]:
+    """Return the noise by which an MAE that hides nothing also shuffles nothing: it sorts its patches by it."""
+    if not takes(model, "noise") or _hiera_parts(model):
+        return {}
+    patch: Any = model.config.patch_size
+    high, wide = (patch, patch) if isinstance(patch, int) else patch
+    count = (inputs.shape[2] // high) * (inputs.shape[3] // wide)
+    return {"noise": torch.arange(count, device=inputs.device).float().expand(len(inputs), -1)}
+
+
+def _pixel_values(inputs: Any, *, model: nn.Module) -> Any:
+    """Return the pixel values of what the user passed: what an image processor returns has them inside."""
+    if not isinstance(inputs, Mapping):
+        return inputs
+    more = [name for name, value in inputs.items() if name != "pixel_values" and value is not None]
+    more = [name for name in more if name != "labels" and takes(model, name)]
+    if more or "pixel_values" not in inputs:
+        raise InputError(
+            f"inputs= holds {', '.join(map(str, inputs)) or 'nothing'}. This adapter runs the model on pixel_values "
+            "alone. Pass those, or record your own call with mmattn.capture."
+        )
+    return inputs["pixel_values"]
+
+
+def _call(model: nn.Module, size: Size, *, options: TransformersOptions, more: Mapping[str, Tensor]) -> CallModel:
+    """Return how the model is called; positions are interpolated only if another size was asked for."""
+    asked = options.size_px is not None or options.keep_aspect
+    interpolates = asked and size != native_size(model) and takes(model, "interpolate_pos_encoding")
+    settings: dict[str, Any] = {**more, "interpolate_pos_encoding": True} if interpolates else dict(more)
+
+    def call(alive: nn.Module, pixels: Tensor) -> Any:
+        _forget_hooks(alive)
+        return alive(pixel_values=pixels, **settings)
+
+    return call
+
+
+def _forget_hooks(model: nn.Module) -> None:
+    """Let a copy without hooks install transformers' own again, by which heads collect hidden states (5.23)."""
+    if not any(module._forward_hooks for module in model.modules()):
+        for module in model.modules():
+            module.__dict__.pop("_output_capturing_hooks_installed", None)
+
+
+def _explained(size: Size) -> Callable[[nn.Module, Exception], InputError | None]:
+    """Return what says which sizes there are, where a forward fails on another one than the model's own."""
+
+    def explain(model: nn.Module, problem: Exception) -> InputError | None:
+        native = native_size(model)
+        return None if size == native else _wrong_size(model, size, problem)
+
+    return explain
+
+
+def _wrong_size(model: nn.Module, size: Size, problem: Exception) -> InputError:
+    native = native_size(model)
+    fits = f"It was made for {native[0]} x {native[1]} px" if native else "Its config names no size"
+    more = "; others need interpolated positions" if takes(model, "interpolate_pos_encoding") else ""
+    what = "pass options=TransformersOptions(size_px=...) to interpolate" if more else "pass a size that it can divide"
+    return InputError(
+        f"{type(model).__name__} cannot take inputs of {size[0]} x {size[1]} px: {said(problem)}. {fits}{more}. "
+        f"Leave the size out, or {what}."
+    )
+
+
+adapter = TransformersVit()
