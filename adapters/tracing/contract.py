@@ -8,6 +8,7 @@ einsum.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from jaxtyping import Bool, Int
@@ -27,12 +28,16 @@ class Seen:
         `[*lead, query]` and `[*lead, key]`, ids; lead dimensions are windows and heads.
     forbidden
         Where a mask keeps a query from a key; None if nowhere.
+    kind
+        `token`; `linear`: each channel spreads over all tokens, so that no token has weights of its
+        own; `gate`: one distribution over all tokens, for all of them. These two have no ids.
 
     """
 
     query: Int[Tensor, "*lead query"]
     key: Int[Tensor, "*lead key"]
     forbidden: Bool[Tensor, "*lead query key"] | None = None
+    kind: Literal["token", "linear", "gate"] = "token"
 
 
 Report = Callable[[Seen], int]
@@ -82,7 +87,10 @@ def contracted(left: Ids, left_labels: str, right: Ids, right_labels: str, out: 
             return make(_placed(query, weights.labels, out).to(torch.float64).expand(shape), outcome)
     kept = [ids for side in (one, two) for ids in _unchanged(side, summed, out)]
     if not kept:
-        return make(torch.full((), float(NOTHING), dtype=torch.float64).expand(shape), story)
+        nothing = torch.full((), float(NOTHING), dtype=torch.float64).expand(shape)
+        return make(nothing, Story(events=story.events, merged=story.merged))
+    if len(kept) > 1 and torch.equal(*torch.broadcast_tensors(kept[0], kept[1])):
+        kept = kept[:1]  # a token by itself: a scaling, not a logit
     paired = packed(kept[0], kept[1] if len(kept) > 1 else 0)
     softmax = story.softmax and len(kept) > 1
     return make(paired.expand(shape), Story(events=story.events, softmax=softmax, merged=story.merged))
@@ -155,7 +163,11 @@ def _neighbourhoods(
 ) -> tuple[Int[Tensor, "..."], int] | None:
     """Report weights that each token makes for its neighbourhood without keys of their own: VOLO's outlook."""
     ids = first(plain(weights.ids))
-    if not bool(ids.any()) or not is_constant(ids, [dim]):
+    if not bool(ids.any()):
+        return None
+    if not is_constant(ids, [dim]):
+        none = torch.zeros(0, dtype=torch.int64)
+        report(Seen(query=none, key=none, kind="linear" if weights.ids.shape[row] > 1 else "gate"))
         return None
     query = _cut(ids, [dim])
     label = weights.labels[dim]

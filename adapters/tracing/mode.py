@@ -15,7 +15,7 @@ from . import rules_elements, rules_maps, rules_products
 from .functions import ABOUT, REARRANGE, SAME
 from .grids import MIXED
 from .ids import Ids, Story, make, plain, told
-from .state import Rule, State, of_picture, tensors_in
+from .state import Rule, State, tensors_in
 
 _RULES: dict[str, Rule] = {**rules_elements.RULES, **rules_maps.RULES, **rules_products.RULES}
 
@@ -44,7 +44,7 @@ class TraceMode(TorchFunctionMode):
         if name in ABOUT:
             return _native(func, args, kwargs)
         if name in SAME:
-            return of_picture(args, kwargs)
+            return found[0]  # also where only a dtype is taken from the picture: weight.type_as(x)
         if name in REARRANGE:
             return _wrapped(_native(func, args, kwargs), told(found))
         rule = _RULES.get(name)

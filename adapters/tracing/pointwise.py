@@ -1,12 +1,13 @@
 """What does one thing to every element: the token stays; and joining of tensors, where new tokens come in."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from .grids import MIXED, NOTHING, Grids
+from .grids import MIXED, MOST_IDS, NOTHING, Grids
 from .ids import Ids, first, is_pair, make, plain, thin, told
 
 
@@ -24,12 +25,23 @@ def combined(left: Tensor, right: Tensor, *, grids: Grids) -> Ids:
     story = told([left, right])
     a, b = plain(left), plain(right)
     if is_pair(left) != is_pair(right):
-        return make((a if is_pair(left) else b).expand(shape), story)
+        logits = left if is_pair(left) else right
+        return make(plain(logits).expand(shape), replace(story, softmax=logits.story.softmax))
+    story = replace(story, softmax=left.story.softmax and right.story.softmax)  # a gate makes no distribution
     small_a, small_b = thin(a), thin(b)
-    if a.shape == b.shape and torch.equal(small_a, small_b):
-        return make(a, story)
+    if _only_cells(small_a, grids) or (a.shape == b.shape and torch.equal(small_a, small_b)):
+        return make(a.expand(shape), story)
     worse = _rank(small_a, grids) < _rank(small_b, grids)
     return make(torch.where(worse, small_b, small_a).expand(shape), story)
+
+
+def _only_cells(values: Float[Tensor, "..."], grids: Grids) -> bool:
+    """Whether all are cells of one grid, told by the smallest and largest id."""
+    ends = torch.stack([values.min(), values.max()]) if values.numel() else values.new_zeros(2)
+    if float(ends[1]) >= MOST_IDS:
+        return False
+    numbers, _, _ = grids.decode(ends.to(torch.int64))
+    return bool(numbers[0] == numbers[1] >= 0) and grids.known[int(numbers[0])].kind == "cells"
 
 
 def _rank(values: Float[Tensor, "..."], grids: Grids) -> Int[Tensor, "..."]:

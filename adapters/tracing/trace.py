@@ -57,12 +57,15 @@ class Trace:
         In the order in which they ran.
     grids
         What the ids are.
+    others
+        Modules with attention of another kind, `linear` or `gate`; see `contract.Seen`.
     lost
         Torch functions after which tokens have no place, and how often they ran.
     """
 
     events: tuple[Event, ...]
     grids: Grids
+    others: dict[str, str]
     lost: dict[str, int]
 
 
@@ -87,9 +90,13 @@ def trace(model: nn.Module, *, shape: tuple[int, ...], call: Callable[[nn.Module
     twin = _twin(model)
     paths = [module_paths(twin)[0]]
     events: list[Event] = []
+    others: dict[str, str] = {}
 
     def report(seen: Seen, story: Story) -> int:
         path = nearest_path(running_modules(paths), paths[0]) or ""
+        if seen.kind != "token":
+            others[path] = seen.kind
+            return -1
         masked = None if seen.forbidden is None else compact(seen.forbidden)
         events.append(Event(module=path, query=compact(seen.query), key=compact(seen.key), forbidden=masked))
         return len(events) - 1
@@ -107,7 +114,7 @@ def trace(model: nn.Module, *, shape: tuple[int, ...], call: Callable[[nn.Module
     mode = TraceMode(state, buffers=frozenset(buffer.data_ptr() for buffer in twin.buffers() if buffer.numel()))
     with torch.no_grad(), mode:
         call(twin, given)
-    return Trace(events=tuple(events), grids=grids, lost=state.lost)
+    return Trace(events=tuple(events), grids=grids, others=others, lost=state.lost)
 
 
 def _twin(model: nn.Module) -> nn.Module:

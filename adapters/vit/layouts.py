@@ -75,8 +75,17 @@ def picture_layers(calls: Sequence[Call], facts: PictureFacts) -> tuple[Attentio
     return tuple(layer_of(pair, known, geometries, stream="vision") for pair in found)
 
 
+_REASONS = {
+    "channel": "attention between channels, which have no place in the picture",
+    "linear": "linear attention, in which no token has weights over the others",
+    "gate": "a gate, one distribution for all tokens",
+    "": "its tokens could not be placed",
+}
+
+
 def left_out(calls: Sequence[Call], facts: PictureFacts) -> tuple[str, ...]:
-    """Return what is not drawn, with the reason: attention between channels, calls without places."""
-    _, alone = joined(calls, trace_of(facts))
-    reasons = {"channel": "attention between channels", "token": "its tokens could not be placed"}
-    return tuple(f"{call.module}: {reasons[call.kind]}" for call in alone)
+    """Return what is not drawn, module by module, with the reason."""
+    known = trace_of(facts)
+    _, alone = joined(calls, known)
+    found = {call.module: "channel" if call.kind == "channel" else known.others.get(call.module, "") for call in alone}
+    return tuple(f"{module}: {_REASONS[kind]}" for module, kind in found.items())

@@ -1,8 +1,8 @@
 """From a heat's grid to samples on screen: turned upright, refined, placed on the pixels of an output.
 
 Most grids lie straight on their picture, perhaps mirrored or turned by quarter turns; those become
-a plain upright grid over a box (`upright`). The rest (skewed, or reaching far outside the panel) is
-sampled point by point (`sample`).
+a plain upright grid over a box (`upright`). The rest (skewed, with outermost cells of another size, or
+reaching far outside the panel) is sampled point by point (`sample`).
 
 Smooth means: interpolated between the centers of cells, in the grid, constant outside the outermost
 centers. Refining is cubic (Keys 1981, "Cubic convolution interpolation") but held between the
@@ -28,7 +28,9 @@ class Upright:
 
 
 def upright(heat: Heat) -> Upright | None:
-    """Return the heat's grid turned upright, or None when it is skewed."""
+    """Return the heat's grid turned upright, or None when it is skewed or its outermost cells differ."""
+    if heat.limits is not None:
+        return None
     values, affine = heat.values, heat.to_panel
     linear = np.abs(affine[:, :2])
     if max(linear[0, 0], linear[1, 1]) <= 1e-9 * linear.max():
@@ -103,7 +105,8 @@ def sample(
     col = (back[0, 0] * x[None, :] + back[0, 1] * y[:, None]).astype(np.float32)
     row = (back[1, 0] * x[None, :] + back[1, 1] * y[:, None]).astype(np.float32)
     rows, cols = heat.values.shape
-    inside = (col >= 0) & (col < cols) & (row >= 0) & (row < rows)
+    left, top, right, bottom = heat.limits or (0.0, 0.0, float(cols), float(rows))
+    inside = (col >= left) & (col < right) & (row >= top) & (row < bottom)
     nearest_row = np.clip(row.astype(np.int32), 0, rows - 1)
     nearest_col = np.clip(col.astype(np.int32), 0, cols - 1)
     there = inside & ~np.isnan(heat.values)[nearest_row, nearest_col]

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from mmattn.errors import InputError, PlaceError
 from mmattn.render import border, color, contours
 from mmattn.render.drawing import Drawing, Panel
-from mmattn.render.marks import Boxes, ColorBar, Heat, Key, Lines, Mark, Raster, Scale, Unseen
+from mmattn.render.marks import Boxes, ColorBar, Heat, Key, Lines, Mark, Paint, Raster, Scale, Unseen
 from mmattn.schema.axes import PatchGrid
 from mmattn.schema.media import Photo
 from mmattn.schema.results import Relevance
@@ -103,7 +103,7 @@ def overlay(
     values = content_values(relevance, row=row)
     chosen = _scale(relevance, values, scale=scale, percentile=percentile, row=row)
     painted = color.paint(scale=chosen, color_map=color_map, opacity=opacity)
-    heat = Heat(values=values, to_panel=cells_to_input(grid), scale=chosen, paint=painted, smooth=smooth)
+    heat = heat_on(grid, values, scale=chosen, paint=painted, smooth=smooth)
     marks, keys = _around(relevance, heat, row=row, contour=contour)
     space = (0.0, 0.0, float(grid.size_px[0]), float(grid.size_px[1]))
     ground: tuple[Mark, ...] = (Raster(pixels=photo.pixels, box=space),) if photo is not None else ()
@@ -225,6 +225,29 @@ def cells_to_input(grid: PatchGrid) -> Float[np.ndarray, "2 3"]:
     return np.asarray(grid.to_input * np.array([grid.patch_px[0], grid.patch_px[1], 1.0]), dtype=np.float64)
 
 
+def heat_on(
+    grid: PatchGrid,
+    values: Float[np.ndarray, "row col"],
+    *,
+    scale: Scale,
+    paint: Paint | None = None,
+    smooth: bool = True,
+) -> Heat:
+    """Return the heat of values `[row, col]` at the places of a grid."""
+    limits = None
+    if grid.limits_px is not None:
+        (x0, y0, x1, y1), (wide, high) = grid.limits_px, grid.patch_px
+        limits = (x0 / wide, y0 / high, x1 / wide, y1 / high)
+    return Heat(
+        values=values,
+        to_panel=cells_to_input(grid),
+        scale=scale,
+        paint=Paint() if paint is None else paint,
+        smooth=smooth,
+        limits=limits,
+    )
+
+
 def uniform_share(relevance: Relevance, *, row: int) -> float | None:
     """Return what a patch would get from a row that looks at everything alike, or None if that is unknown."""
     if relevance.uniform is not None:
@@ -268,7 +291,7 @@ def unseen(grid: PatchGrid) -> Float[np.ndarray, "box 4"]:
     absent = np.argwhere(~here.reshape(grid.rows, grid.cols))
     if not boxes and not len(absent):  # the usual case, told early: a sheet asks for every tile
         return np.empty((0, 4))
-    heat = Heat(values=here.reshape(grid.rows, grid.cols) * 1.0, to_panel=cells_to_input(grid), scale=_ANY)
+    heat = heat_on(grid, here.reshape(grid.rows, grid.cols) * 1.0, scale=_ANY)
     boxes += [heat.cell_box(int(row), int(col)) for row, col in absent]
     inside = np.clip(np.array(boxes, dtype=np.float64).reshape(-1, 4), 0.0, [width, height, width, height])
     return inside[(inside[:, 2] > inside[:, 0]) & (inside[:, 3] > inside[:, 1])]

@@ -103,6 +103,9 @@ class Heat:
         How a value becomes a color.
     smooth
         Interpolate between the centers of cells in the grid; otherwise every cell is one flat box.
+    limits
+        Where the outermost cells begin and end (col, row, col, row), in cells; None: at their own
+        corners. They may reach further (constant there) or end sooner.
 
     Examples
     --------
@@ -117,10 +120,15 @@ class Heat:
     scale: Scale
     paint: Paint = Paint()
     smooth: bool = True
+    limits: Box | None = None
 
     def cell_box(self, row: int, col: int) -> Box:
         """Return the box (x0, y0, x1, y1) of one cell in the panel's coordinates."""
-        corners = np.array([[col, row, 1.0], [col + 1, row, 1.0], [col, row + 1, 1.0], [col + 1, row + 1, 1.0]])
+        rows, cols = self.values.shape
+        left, top, right, bottom = self.limits or (0.0, 0.0, float(cols), float(rows))
+        x = (left if col == 0 else col, right if col == cols - 1 else col + 1)
+        y = (top if row == 0 else row, bottom if row == rows - 1 else row + 1)
+        corners = np.array([[col, row, 1.0] for row in y for col in x])
         points = corners @ self.to_panel.T
         (x0, y0), (x1, y1) = points.min(axis=0).tolist(), points.max(axis=0).tolist()
         return (x0, y0, x1, y1)

@@ -17,10 +17,10 @@ from mmattn.render.image import (
     QUERY_COLOR,
     QUERY_WORD,
     SATURATION,
-    cells_to_input,
     color_bar,
     content_values,
     describe,
+    heat_on,
     muted,
     picture,
     picture_axis,
@@ -87,9 +87,9 @@ def sheet(
     one_scale = scale if isinstance(scale, Scale) else color.shared(known, percentile=percentile, signed=signed)
     painted = color.paint(scale=one_scale, color_map=color_map, opacity=opacity)
     heats = [
-        Heat(
-            values=grid,
-            to_panel=cells_to_input(picture_axis(one)),
+        heat_on(
+            picture_axis(one),
+            grid,
             scale=color.choose(values, percentile=percentile, signed=signed) if scale == "panel" else one_scale,
             paint=painted,
             smooth=smooth,
