@@ -89,7 +89,7 @@ def contracted(left: Ids, left_labels: str, right: Ids, right_labels: str, out: 
     if not kept:
         nothing = torch.full((), float(NOTHING), dtype=torch.float64).expand(shape)
         return make(nothing, Story(events=story.events, merged=story.merged))
-    if len(kept) > 1 and torch.equal(*torch.broadcast_tensors(kept[0], kept[1])):
+    if len(kept) > 1 and bool((kept[0] == kept[1]).all()):
         kept = kept[:1]  # a token by itself: a scaling, not a logit
     paired = packed(kept[0], kept[1] if len(kept) > 1 else 0)
     softmax = story.softmax and len(kept) > 1
