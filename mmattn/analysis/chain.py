@@ -12,7 +12,8 @@ queries that were pooled together with their residual. What T cannot take along 
 - A **class-attention** layer (CaiT, VOLO, CrossViT's fusion) writes only the class token; the patches pass by
   it untouched, so the carrier over it holds both, and only the class token's share goes through the layer.
 - Several **branches** (`vision.0`, `vision.1`) each have a carrier of their own. A class-attention layer that
-  reads the patches of another branch hands their share over to that branch.
+  reads the patches of another branch hands their share over to that branch (CrossViT). A branch that no such
+  layer reads is not followed, and said (the inner tokens of TNT, which are added to the outer ones).
 - A stream whose grids come back (fine, coarse, fine) is no chain: branches that run side by side were not
   told apart. A product over it would be a number without a meaning, so it is refused.
 """
@@ -61,11 +62,25 @@ class Step:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Chain:
-    """Steps from the highest to the lowest, and the carriers of each branch on top and at the bottom."""
+    """A chain of layers, of one branch or several.
+
+    Parameters
+    ----------
+    steps
+        From the highest to the lowest.
+    tops, bottoms
+        The carriers of each branch over its highest and under its lowest layer.
+    asked
+        The branches that ask: that of the highest layer, and those that read it and are read by it.
+    beside
+        Branches that no followed layer reads, with their number of layers: they are left out.
+    """
 
     steps: tuple[Step, ...]
     tops: dict[str, Axis]
     bottoms: dict[str, Axis]
+    asked: tuple[str, ...]
+    beside: dict[str, int]
 
 
 class _NoBridgeError(Exception):
@@ -129,12 +144,40 @@ def _link(every: Sequence[AttentionLayer], start: int) -> Chain:
         for layer in own:
             under[layer] = carrier
             carrier = over[layer] = _written(layer, carrier)
-    standing = {branch: over[own[-1]] for branch, own in branches.items()}
-    tops, steps = dict(standing), []
+    tops = {branch: over[own[-1]] for branch, own in branches.items()}
+    others: dict[AttentionLayer, str] = {}
+    standing = dict(tops)
     for layer in reversed(layers):
-        steps.append(_step(layer, over=over[layer], under=under[layer], standing=standing))
+        others[layer] = _other_branch(layer, over=over[layer], standing=standing)
         standing[layer.stream] = under[layer]
-    return Chain(steps=tuple(steps), tops=tops, bottoms=standing)
+    reads = {branch: {others[layer] for layer in own} - {""} for branch, own in branches.items()}
+    highest = layers[-1].stream
+    followed = _closure(highest, reads)
+    standing = {branch: axis for branch, axis in tops.items() if branch in followed}
+    tops, steps = dict(standing), []
+    for layer in [layer for layer in reversed(layers) if layer.stream in followed]:
+        other = others[layer]
+        steps.append(
+            _step(layer, over[layer], under[layer], other=other, over_other=standing[other] if other else None)
+        )
+        standing[layer.stream] = under[layer]
+    return Chain(
+        steps=tuple(steps),
+        tops=tops,
+        bottoms=standing,
+        asked=(highest, *(branch for branch in tops if branch in reads[highest] and highest in reads[branch])),
+        beside={branch: len(own) for branch, own in branches.items() if branch not in followed},
+    )
+
+
+def _closure(highest: str, reads: dict[str, set[str]]) -> set[str]:
+    """Return the branches that are read, directly or through others."""
+    followed, waiting = {highest}, [highest]
+    while waiting:
+        new = reads[waiting.pop()] - followed
+        followed |= new
+        waiting += sorted(new)
+    return followed
 
 
 def _lowest(layer: AttentionLayer) -> Axis:
@@ -150,29 +193,27 @@ def _written(layer: AttentionLayer, under: Axis) -> Axis:
     return under if set(layer.query_axis.special()) <= set(under.special()) else layer.key_axis
 
 
-def _step(layer: AttentionLayer, *, over: Axis, under: Axis, standing: dict[str, Axis]) -> Step:
+def _step(layer: AttentionLayer, over: Axis, under: Axis, *, other: str, over_other: Axis | None) -> Step:
     if layer.residual == "learned":
         raise _NoBridgeError(layer, "its residual is learned, and nobody knows how much it counts.")
     passes_by = writes_special_only(layer)
-    other = _other_branch(layer, over=over, standing=standing) if passes_by else ""
-    key = layer.key_axis
     try:
         return Step(
             layer=layer,
             enter=transfer(over, layer.query_axis),
-            from_keys=transfer(key, under),
+            from_keys=transfer(layer.key_axis, under),
             from_over=transfer(over, under) if passes_by or layer.residual != "none" else None,
             passes_by=passes_by,
             other=other,
-            from_other_keys=transfer(key, standing[other]) if other else None,
+            from_other_keys=None if over_other is None else transfer(layer.key_axis, over_other),
         )
     except InputError as problem:
         raise _NoBridgeError(layer, f"{str(problem).split('. ')[0]}.") from None
 
 
 def _other_branch(layer: AttentionLayer, *, over: Axis, standing: dict[str, Axis]) -> str:
-    """Return the branch whose patches are the keys, or nothing where they are the layer's own."""
-    if not len(layer.key_axis.content) or _same_places(layer.key_axis, over):
+    """Return the branch whose patches a class-attention layer reads, or nothing where they are its own."""
+    if not writes_special_only(layer) or not len(layer.key_axis.content) or _same_places(layer.key_axis, over):
         return ""
     others = (name for name, axis in standing.items() if name != layer.stream and _same_places(layer.key_axis, axis))
     return next(others, "")

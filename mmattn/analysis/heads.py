@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
-from mmattn.analysis.look import check_finite, one_sample, reach_in, reach_of, said, uniform_of
+from mmattn.analysis.look import check_finite, one_sample, reach_in, reach_of, said, uniform_of, unit_of
 from mmattn.analysis.queries import Query, ask, marked
 from mmattn.errors import InputError
 from mmattn.schema import stream as rows
@@ -85,7 +85,7 @@ def _heads(maps: AttentionMaps, layer: AttentionLayer, query: Query, index: int)
             query_axis=Slots.count(1),
             labels=(question.label,),
             method="look",
-            unit="signed relevance" if layer.normalized == "signed" else "share",
+            unit=unit_of(layer),
             parameters={"layer": index, "head": head, **said(maps, layer, reach[head])},
             uniform=uniform,
             query_tokens=(tokens,),

@@ -18,7 +18,10 @@ from mmattn.schema import stream as rows
 from mmattn.schema.axes import PatchGrid, Slots
 from mmattn.schema.layers import AttentionLayer, Kind
 from mmattn.schema.maps import AttentionMaps
-from mmattn.schema.results import Relevance
+from mmattn.schema.results import Relevance, Unit
+
+# Mass outside of the axis that a caption must tell.
+_WORTH_SAYING = 5e-3
 
 
 def look(
@@ -71,16 +74,17 @@ def look(
     values = row_of(found, question, head=head)
     tokens, places = marked(question, found.query_axis, found.key_axis)
     reach = reach_in(reach_of(found, question), head)
+    outside = None if found.normalized in ("signed", "none") else 1 - values.sum()[None]
     return Relevance(
         values=values[None],
         axis=found.key_axis,
         query_axis=Slots.count(1),
         labels=(question.label,),
         method="look",
-        unit="signed relevance" if found.normalized == "signed" else "share",
-        parameters={"layer": where, "head": "mean" if head is None else head, **said(maps, found, reach)},
+        unit=unit_of(found),
+        parameters={"layer": where, "head": "mean" if head is None else head, **said(maps, found, reach, outside)},
         uniform=uniform_of(found, question),
-        outside=None if found.normalized in ("signed", "none") else 1 - values.sum()[None],
+        outside=outside,
         query_tokens=(tokens,),
         query_places=(places,),
         reach=reach,
@@ -174,11 +178,29 @@ def reach_in(reach: Bool[Tensor, "head key"] | None, head: int | str | None) -> 
     return None if bool(chosen.all()) else chosen[None]
 
 
-def said(maps: AttentionMaps, layer: AttentionLayer, reach: Bool[Tensor, "one key"] | None) -> dict[str, object]:
+def said(
+    maps: AttentionMaps,
+    layer: AttentionLayer,
+    reach: Bool[Tensor, "one key"] | None,
+    outside: Float[Tensor, " one"] | None = None,
+) -> dict[str, object]:
     """Return what a caption must say beside the layer: how far it reaches, its note, what was left out."""
     axis, found = layer.key_axis, {"note": layer.note, "left out": maps.left_out_phrase()}
     if reach is not None:
         content = reach[0].cpu()[torch.as_tensor(axis.content)]
         noun = "patches" if isinstance(axis, PatchGrid) else "tokens"
         found = {"reach": f"{int(content.sum())} of {len(content)} {noun}", **found}
+    if outside is not None and float(outside) > _WORTH_SAYING:
+        found["outside"] = f"{100 * float(outside):.2g} %"
     return {name: phrase for name, phrase in found.items() if phrase}
+
+
+def unit_of(layer: AttentionLayer) -> Unit:
+    """Return what a layer's raw weights are: shares only where rows have a fixed sum."""
+    match layer.normalized:
+        case "signed":
+            return "signed relevance"
+        case "none":
+            return "relevance"
+        case _:
+            return "share"

@@ -92,6 +92,8 @@ def _default(axis: Axis, readout: str) -> Question:
         tokens, pool = tuple(range(len(axis))), readout == "pool" or len(axis) == 1
         few = f"mean of {len(axis)} slots"
         return Question(tokens=tokens, label=few if not pool else _POOL + (f" ({few})" if len(axis) > 1 else ""))
+    if readout == "pool" and "mean" in roles:  # a pool whose query is the mean of its keys, as CLIP's ResNets have it
+        return Question(tokens=tuple(roles["mean"]), label=_POOL)
     if "cls" in roles and (readout != "mean" or not len(axis.content)):
         return _role(axis, "cls")
     reason = ", which the model reads its answer from" if readout == "mean" else ""

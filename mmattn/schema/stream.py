@@ -10,7 +10,6 @@ storage a layer has makes no difference.
 
 from collections.abc import Iterator, Sequence, Sized
 from dataclasses import dataclass
-from typing import TypeAlias
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -19,13 +18,11 @@ from torch import Tensor
 from mmattn.errors import InputError, ModelError
 from mmattn.schema.layers import AttentionLayer
 from mmattn.schema.rows import Rows, check_range
+from mmattn.schema.walk import Heads, all_rows, fused_after, fused_before, fused_early, one_hot, some_rows
 from mmattn.schema.weights import Blocks
 
 # Below this a weight is that of a finite mask; above that it shows in a picture.
 _CUT_OFF, _SEEN = 1e-30, 1e-6
-
-# Fuse heads by mean, max or min; keep each; one head; the mean of some.
-Heads: TypeAlias = str | int | Sequence[int]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -87,16 +84,16 @@ def apply(
     _check_side(x, len(layer.key_axis), "key")
     x = x.to(layer.device)
     out: Tensor | None = None
-    for rows in _all_rows(layer):
-        weights = _fused_before(rows.weights, heads, floor)
+    for rows in all_rows(layer):
+        weights = fused_before(rows.weights, heads, floor)
         x = x.to(weights.dtype)
         padded = torch.cat([x, x.new_zeros(1, x.shape[1])])  # a key without a token (-1) reads a row of zeros
         if rows.blocks:
-            weights = _fused_early(weights, rows, heads)
+            weights = fused_early(weights, rows, heads)
             gathered = torch.matmul(rows.by_block(weights), padded[rows.key_lists]).flatten(1, 2)
         else:
             gathered = torch.einsum("hrs,rsd->hrd", weights, padded[rows.key])
-        gathered = _fused_after(gathered, heads) * rows.coefficient[None, :, None]
+        gathered = fused_after(gathered, heads) * rows.coefficient[None, :, None]
         out = _zeros(out, gathered, len(layer.query_axis))
         real = rows.query >= 0
         out.index_add_(1, rows.query[real], gathered[:, real])
@@ -117,12 +114,12 @@ def apply_transposed(
     # A floor compares for equality: weights must come from the very same products each time.
     few = floor is None and len(wanted) * 4 <= len(x)
     out: Tensor | None = None
-    for rows in _some_rows(layer, wanted) if few else _all_rows(layer):
-        weights = _fused_before(rows.weights, heads, floor)
+    for rows in some_rows(layer, wanted) if few else all_rows(layer):
+        weights = fused_before(rows.weights, heads, floor)
         count = len(layer.key_axis) + 1  # the last row takes what goes to no token
         if rows.first is not None:
             given = x[rows.first : rows.first + weights.shape[1]].to(weights.dtype)
-            sent = _fused_after(torch.matmul(given.T, weights).transpose(1, 2), heads)
+            sent = fused_after(torch.matmul(given.T, weights).transpose(1, 2), heads)
             out = _zeros(out, sent, count)
             out[:, :-1] += sent
             continue
@@ -130,12 +127,12 @@ def apply_transposed(
         given = torch.where(real[:, None], x.to(weights.dtype)[rows.query.clamp(min=0)], 0.0)
         given = given * rows.coefficient[:, None]
         if rows.blocks:
-            sent = _sent(rows, _fused_early(weights, rows, heads), given)
-            sent = _fused_after(sent, heads).flatten(1, 2)
+            sent = _sent(rows, fused_early(weights, rows, heads), given)
+            sent = fused_after(sent, heads).flatten(1, 2)
             out = _zeros(out, sent, count)
             out.index_add_(1, _or_last(rows.key_lists.flatten(), count), sent)
         else:
-            sent = _fused_after(weights[..., None] * given[None, :, None, :], heads)  # [head, row, slot, dim]
+            sent = fused_after(weights[..., None] * given[None, :, None, :], heads)  # [head, row, slot, dim]
             sent = sent.flatten(1, 2)
             out = _zeros(out, sent, count)
             out.index_add_(1, _or_last(rows.key.reshape(-1), count), sent)
@@ -151,15 +148,29 @@ def received(layer: AttentionLayer, *, heads: Heads = "mean") -> Float[Tensor, "
 
 def rows_of(layer: AttentionLayer, queries: Sequence[int], *, heads: Heads = "mean") -> Float[Tensor, "..."]:
     """Return the rows of A of some queries: `[n, key]`, or `[head, n, key]` with `heads="each"`."""
-    return apply_transposed(layer, _one_hot(layer, queries), heads=heads).transpose(-1, -2)
+    return apply_transposed(layer, one_hot(layer, queries), heads=heads).transpose(-1, -2)
 
 
 def fused_rows(layer: AttentionLayer, heads: Heads) -> Iterator[Float[Tensor, "..."]]:
     """Yield the weights of all pairs of tokens, heads fused, some rows at a time."""
-    for rows in _all_rows(layer):
-        fused = _fused_before(rows.weights, heads).mean(dim=0)
+    for rows in all_rows(layer):
+        fused = fused_before(rows.weights, heads).mean(dim=0)
         real = (rows.query >= 0)[:, None] & (rows.key >= 0)
         yield fused if bool(real.all()) else fused[real]
+
+
+def absolute_sums(
+    layer: AttentionLayer, *, heads: Heads = "mean", floor: float | None = None
+) -> Float[Tensor, " query"]:
+    """Return for each query the sum of its weights without their signs, heads fused."""
+    out: Tensor | None = None
+    for rows in all_rows(layer):
+        fused = fused_before(rows.weights, heads, floor).mean(dim=0)
+        sums = torch.where(rows.key >= 0, fused.abs(), 0.0).sum(dim=-1) * rows.coefficient.abs()
+        out = sums.new_zeros(len(layer.query_axis) + 1) if out is None else out
+        out.index_add_(0, _or_last(rows.query, len(out)), sums)
+    assert out is not None
+    return out[:-1]
 
 
 def uniform_transposed(layer: AttentionLayer, x: Float[Tensor, "query dim"]) -> Float[Tensor, "key dim"]:
@@ -180,7 +191,7 @@ def uniform_transposed(layer: AttentionLayer, x: Float[Tensor, "query dim"]) -> 
         return (x.sum(dim=0) / width).expand(width, -1).clone()
     out = x.new_zeros(width + 1, x.shape[1])
     few = len(wanted) * 4 <= len(x)
-    for rows in _some_rows(layer, wanted, with_allowed=True) if few else _all_rows(layer, with_allowed=True):
+    for rows in some_rows(layer, wanted, with_allowed=True) if few else all_rows(layer, with_allowed=True):
         if rows.allowed is None:
             raise ModelError(
                 f"Layer {layer.name} has no uniform baseline: which keys were allowed is not known. "
@@ -201,7 +212,7 @@ def uniform_transposed(layer: AttentionLayer, x: Float[Tensor, "query dim"]) -> 
 
 def uniform_rows(layer: AttentionLayer, queries: Sequence[int]) -> Float[Tensor, "n key"]:
     """Return the uniform baseline of some queries: 1 / number of allowed keys on each of them."""
-    return uniform_transposed(layer, _one_hot(layer, queries)).T
+    return uniform_transposed(layer, one_hot(layer, queries)).T
 
 
 def reached(layer: AttentionLayer, queries: Sequence[int]) -> Bool[Tensor, "head key"] | None:
@@ -243,7 +254,7 @@ def reached(layer: AttentionLayer, queries: Sequence[int]) -> Bool[Tensor, "head
     tokens = torch.nonzero(wanted).flatten()
     windows = any(isinstance(storage, Blocks) and storage.key_index is not None for storage in layer.storages)
     few = len(tokens) * 4 <= len(layer.query_axis)
-    for rows in _some_rows(layer, tokens, with_allowed=True) if few else _all_rows(layer, with_allowed=True):
+    for rows in some_rows(layer, tokens, with_allowed=True) if few else all_rows(layer, with_allowed=True):
         weights = rows.weights.abs()
         if rows.allowed is not None:
             allowed = rows.allowed | (weights > _SEEN)
@@ -268,7 +279,7 @@ def statistics(layer: AttentionLayer) -> RowStatistics:
     entropy = torch.zeros(heads, length + 1, device=device)
     largest, inside, due = torch.zeros_like(entropy), torch.zeros_like(entropy), torch.zeros_like(entropy)
     count = torch.zeros(length + 1, device=device, dtype=torch.long)
-    for rows in _all_rows(layer, with_allowed=True):
+    for rows in all_rows(layer, with_allowed=True):
         query = _or_last(rows.query, length + 1)
         weights = (rows.weights * rows.coefficient[None, :, None]).float()
         weights = torch.where(rows.key[None] >= 0, weights, 0.0)
@@ -298,78 +309,11 @@ def statistics(layer: AttentionLayer) -> RowStatistics:
     )
 
 
-def _one_hot(layer: AttentionLayer, queries: Sequence[int]) -> Float[Tensor, "query n"]:
-    length = len(layer.query_axis)
-    check_range(queries, length, "query")
-    x = torch.zeros(length, len(queries), device=layer.device)
-    x[[int(q) % length for q in queries], list(range(len(queries)))] = 1.0
-    return x
-
-
-def _all_rows(layer: AttentionLayer, *, with_allowed: bool = False) -> Iterator[Rows]:
-    _check_one_sample(layer)
-    for storage in layer.storages:
-        yield from storage.chunks(with_allowed=with_allowed)
-
-
-def _some_rows(layer: AttentionLayer, tokens: Int[Tensor, " n"], *, with_allowed: bool = False) -> Iterator[Rows]:
-    _check_one_sample(layer)
-    for storage in layer.storages if len(tokens) else ():
-        yield from storage.rows_of(tokens, with_allowed=with_allowed)
-
-
-def _check_one_sample(layer: AttentionLayer) -> None:
-    if layer.sample_count > 1:
-        raise InputError(
-            f"Layer {layer.name} holds {layer.sample_count} samples. Products are of one sample. "
-            "Take maps.samples[i], or layer.sample(i)."
-        )
-
-
-def _fused_before(
-    weights: Float[Tensor, "head row slot"], heads: Heads, floor: float | None = None
-) -> Float[Tensor, "some row slot"]:
-    """Choose heads; max, min and a floor are not linear and come before any product."""
-    if floor is not None:
-        fused = _fused_before(weights, heads)
-        fused = fused.mean(dim=0, keepdim=True) if heads != "each" else fused
-        return torch.where(fused > floor, fused, 0.0)
-    if heads == "max":
-        return weights.amax(dim=0, keepdim=True)
-    if heads == "min":
-        return weights.amin(dim=0, keepdim=True)
-    if isinstance(heads, str):
-        if heads not in ("mean", "each"):
-            raise InputError(
-                f'Heads cannot be fused by "{heads}". They are fused by mean, max or min, kept with "each", or chosen '
-                'by number. Pass heads="mean" or a head.'
-            )
-        return weights
-    # Users reach this by head=: what they pass is not checked by a type checker.
-    if isinstance(heads, bool) or not isinstance(heads, int | list | tuple | range):
-        raise InputError(f'{heads!r} is no head. Pass a number, several, or "mean", "max", "min" or "each".')
-    chosen = [heads] if isinstance(heads, int) else list(heads)
-    if not chosen:
-        raise InputError('No head was chosen: heads=[] is empty. Pass at least one head, or heads="mean".')
-    check_range(chosen, weights.shape[0], "head")
-    return weights[chosen]
-
-
-def _fused_early(weights: Float[Tensor, "some row slot"], rows: Rows, heads: Heads) -> Float[Tensor, "fewer row slot"]:
-    """Take the mean over heads before many small products, where it costs less than the products of each head."""
-    return weights if heads == "each" or rows.blocks == 1 else weights.mean(dim=0, keepdim=True)
-
-
 def _sent(
     rows: Rows, weights: Float[Tensor, "*lead row slot"], given: Float[Tensor, "row dim"]
 ) -> Float[Tensor, "*lead block slot dim"]:
     """Return what the keys of each block are given: one product a block, never `[row, slot, dim]`."""
     return torch.matmul(rows.by_block(given).transpose(-1, -2), rows.by_block(weights)).transpose(-1, -2)
-
-
-def _fused_after(product: Float[Tensor, "some ..."], heads: Heads) -> Float[Tensor, "fewer ..."]:
-    """Take the mean over heads after the product, where it costs less."""
-    return product if heads == "each" else product.mean(dim=0, keepdim=True)
 
 
 def _zeros(out: Tensor | None, like: Float[Tensor, "head n dim"], count: int) -> Float[Tensor, "head count dim"]:

@@ -257,3 +257,54 @@ def test_a_single_slot_is_an_attention_pool():
     assert look(maps).labels == ("attention pool",)
     wide = maps_of(layer("pool", Slots.count(3), grid, kind="cross", residual="none"), readout="pool")
     assert look(wide).labels == ("attention pool (mean of 3 slots)",)
+
+
+def test_a_branch_that_nobody_reads_is_not_followed_and_said():
+    inner, outer = patches(4, 4), patches(2, 2, special=("cls",))
+    layers = [
+        layer(f"{turn}.{name}", axis, axis, seed=turn, stream=f"vision.{name}")
+        for turn in range(2)
+        for name, axis in (("inner", inner), ("outer", outer))
+    ]
+    found = rollout(maps_of(*layers, readout="cls"))
+    eye = torch.eye(5, dtype=torch.float64)
+    expected = (0.5 * eye + 0.5 * fused(layers[3])) @ (0.5 * eye + 0.5 * fused(layers[1]))
+    assert torch.allclose(found.values[0].double(), expected[0], atol=1e-6)
+    assert found.labels == ("class token",)
+    assert found.parameters["beside it"] == "2 layers of vision.inner"
+
+
+@pytest.mark.parametrize(("low", "normalized", "unit"), [(0.0, "none", "share"), (-0.5, "signed", "signed relevance")])
+def test_weights_without_a_fixed_sum_are_weighed_as_shares_of_their_absolute_sum(low, normalized, unit):
+    axis = patches(2, 3)
+    generator = torch.Generator().manual_seed(4)
+    matrices = [3 * torch.rand(2, 6, 6, generator=generator) + low for _ in range(2)]
+    layers = [
+        AttentionLayer(
+            name=str(i),
+            stream="vision",
+            query=(axis,),
+            key=(axis,),
+            heads=2,
+            normalized=normalized,
+            storage=(Blocks(source=Dense(weights=matrix[None])),),
+        )
+        for i, matrix in enumerate(matrices)
+    ]
+    product = torch.eye(6, dtype=torch.float64)
+    for matrix in matrices:
+        mean = matrix.double().mean(0)
+        product = (0.5 * torch.eye(6) + 0.5 * mean / mean.abs().sum(-1, keepdim=True)) @ product
+    found = rollout(maps_of(*layers), query=3)
+    assert torch.allclose(found.values[0].double(), product[3], atol=1e-6)
+    assert found.unit == unit
+    assert found.parameters["rows brought to one"] == "in 2 of 2 layers"
+    assert look(maps_of(*layers), query=3).unit == ("relevance" if normalized == "none" else unit)
+
+
+def test_a_pool_whose_query_is_the_mean_token_asks_by_it():
+    axis = patches(2, 2, special=("mean",))
+    maps = maps_of(layer("head", axis, axis, residual="none"), readout="pool")
+    found = rollout(maps)
+    assert found.labels == ("attention pool",)
+    assert torch.allclose(found.values[0].double(), fused(maps[0])[0], atol=1e-6)
