@@ -176,6 +176,23 @@ def bring(
     return Brought(inputs=inputs, photos=photos, geometries=geometries)
 
 
+def given_transform(processor: Any) -> Any:
+    """Return the user's transform, or None where there is none.
+
+    Raises
+    ------
+    InputError
+        It cannot be called.
+
+    """
+    if processor is not None and not callable(processor):
+        raise InputError(
+            f"processor= is a {type(processor).__name__}. It would be a transform of torchvision or timm, from a "
+            "PIL image to a tensor. Leave it out for the model's own."
+        )
+    return processor
+
+
 def pixels_of(inputs: Any, *, channels: int | None) -> Float[Tensor, "sample channel row col"]:
     """Return the user's tensor if it is one of pixels.
 

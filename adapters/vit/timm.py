@@ -27,11 +27,13 @@ from mmattn.schema.maps import AttentionLayer
 from mmattn.schema.media import Photo
 from mmattn.schema.weights import Blocks, Dense
 
-from ..pixels import Geometry
-from .pictures import Features, bring, checked_options, class_score, phrase, runner
-from .timm_input import TimmOptions, photo_tensor
-from .timm_open import families, is_plain, open_model
-from .timm_tokens import Layout, check_size, layout_of, readout_of
+from ..pixels import Geometry, Size
+from .pictures import bring, checked_options, phrase, runner
+from .timm_input import TimmOptions, photo_tensor, plain_size
+from .timm_names import is_plain, plain_families
+from .timm_open import open_model
+from .timm_run import call_timm, readout_of, score_timm
+from .timm_tokens import Layout, check_size, layout_of
 
 __all__ = ["TimmOptions", "TimmVit", "adapter"]
 
@@ -55,7 +57,7 @@ class TimmVit:
 
     def claims(self, model: nn.Module) -> bool:
         """Whether the model is one of timm's plain vision transformers, or derived from one."""
-        return isinstance(model, PLAIN) and hasattr(getattr(model, "patch_embed", None), "dynamic_feat_size")
+        return claims_plain(model)
 
     def opens(self, config: Mapping[str, Any]) -> bool:
         """Whether a config.json is that of a timm repository with a plain vision transformer."""
@@ -63,11 +65,11 @@ class TimmVit:
 
     def open(self, name: str, weights: Path | None = None) -> Opened:
         """Open a model by timm's name, `NAME@FILE` for a local checkpoint, or with the catalog's weights."""
-        return open_model(name, weights=weights)
+        return open_model(name, weights=weights, plain=True)
 
     def models(self) -> Iterable[ModelFamily]:
         """What timm has of these, by family."""
-        return families()
+        return plain_families()
 
     def prepare(self, model: nn.Module, media: MediaGiven, processor: Any, options: Any) -> Prepared:
         """Bring pictures to the model as timm does, or take the user's own tensors.
@@ -84,8 +86,11 @@ class TimmVit:
         options = checked_options(media, options, kind=TimmOptions)
         _refuse_patch_dropout(model)
 
+        def size_of(size_px: Size) -> Size:
+            return plain_size(size_px, model=model, options=options)
+
         def make(photo: Photo) -> tuple[Tensor, Geometry]:
-            return photo_tensor(photo, model=model, processor=processor, options=options)
+            return photo_tensor(photo, model=model, processor=processor, options=options, size_of=size_of)
 
         channels = getattr(getattr(model.patch_embed, "proj", None), "in_channels", None)
         brought = bring(media, model=model, make=make, channels=channels)
@@ -141,15 +146,12 @@ class TimmVit:
             The target is no class index.
 
         """
-        if isinstance(output, tuple) and all(isinstance(part, Tensor) for part in output):
-            output = sum(output) / len(output)  # DeiT's two heads in distilled training
-        return class_score(output, target)
+        return score_timm(output, target)
 
 
-def call_timm(model: nn.Module, pixels: Float[Tensor, "sample channel row col"]) -> Any:
-    """Run a timm model; the output of one without a classifier is marked as features."""
-    output = model(pixels)
-    return output if getattr(model, "num_classes", 1) else Features(values=output)
+def claims_plain(model: nn.Module) -> bool:
+    """Whether a model is one of timm's plain vision transformers, or derived from one."""
+    return isinstance(model, PLAIN) and hasattr(getattr(model, "patch_embed", None), "dynamic_feat_size")
 
 
 def _refuse_patch_dropout(model: nn.Module) -> None:

@@ -4,6 +4,7 @@ The tensor equals what `timm.data.create_transform(**timm.data.resolve_model_dat
 gives for the upright RGB picture; the geometry is read off that transform's steps.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +19,7 @@ from mmattn.schema.media import Photo
 
 from ..pixels import Geometry, Size
 from ..transforms import read_transform, run_transform
-from .pictures import SizeOptions
+from .pictures import SizeOptions, given_transform
 from .timm_tokens import check_size, fixed_size
 
 # Weights of one head at this many tokens are 1 GiB in single precision.
@@ -48,24 +49,23 @@ class TimmOptions(SizeOptions):
     """
 
 
+#: Says which (width, height) the model gets for a picture of some (width, height).
+SizeOf = Callable[[Size], Size]
+
+
 def photo_tensor(
-    photo: Photo, *, model: nn.Module, processor: Any, options: TimmOptions
+    photo: Photo, *, model: nn.Module, processor: Any, options: TimmOptions, size_of: SizeOf
 ) -> tuple[Float[Tensor, "channel row col"], Geometry]:
     """Return the tensor that the model gets for a photo, and where its pixels lie in the photo."""
-    transform = processor_of(photo, model=model, processor=processor, options=options)
+    transform = given_transform(processor)
+    if transform is None:
+        transform = own_transform(photo, model=model, options=options, size_of=size_of)
     tensor = run_transform(transform, Image.fromarray(photo.pixels))
     return tensor, read_transform(transform, size_px=photo.size_px)
 
 
-def processor_of(photo: Photo, *, model: nn.Module, processor: Any, options: TimmOptions) -> Any:
-    """Return the user's transform, or the model's own at the size that the options ask for."""
-    if processor is not None:
-        if not callable(processor):
-            raise InputError(
-                f"processor= is a {type(processor).__name__}. It would be a transform of torchvision or timm, from a "
-                "PIL image to a tensor. Leave it out for the model's own."
-            )
-        return processor
+def own_transform(photo: Photo, *, model: nn.Module, options: TimmOptions, size_of: SizeOf) -> Any:
+    """Return timm's evaluation transform of a model, at the size that a photo is to have."""
     config = resolve_model_data_config(model)  # type: ignore[no-untyped-call] # timm 1.0
     channels = int(getattr(model, "in_chans", config["input_size"][0]))
     if channels != 3:
@@ -73,16 +73,22 @@ def processor_of(photo: Photo, *, model: nn.Module, processor: Any, options: Tim
             f"This model takes {channels} channels and its data config does not say how a picture becomes those. "
             "Pass the prepared tensor as inputs=."
         )
-    native: Any = config["input_size"] if getattr(model, "pretrained_cfg", None) else model.patch_embed.img_size  # type: ignore[union-attr]
-    size = model_size(photo.size_px, model=model, config_px=native[:-3:-1], options=options)
-    config["input_size"] = (3, size[1], size[0])
+    width, height = size_of(photo.size_px)
+    config["input_size"] = (3, height, width)
     if options.whole:
         config.update(crop_mode="squash", crop_pct=1.0)
     return create_transform(**config, is_training=False)
 
 
-def model_size(size_px: Size, *, model: nn.Module, config_px: Size, options: TimmOptions) -> Size:
-    """Return (width, height) of the model's input for a picture of `size_px`.
+def config_px(model: nn.Module) -> Size | None:
+    """Return (width, height) of timm's data config of a model, if it has one of its own."""
+    config: Any = getattr(model, "pretrained_cfg", None) or getattr(model, "default_cfg", None) or {}
+    size = config.get("input_size")
+    return (int(size[2]), int(size[1])) if size else None
+
+
+def plain_size(size_px: Size, *, model: nn.Module, options: TimmOptions) -> Size:
+    """Return (width, height) of the input of a plain vision transformer for a picture of `size_px`.
 
     Raises
     ------
@@ -91,16 +97,15 @@ def model_size(size_px: Size, *, model: nn.Module, config_px: Size, options: Tim
 
     """
     given = options.size_px
-    native = fixed_size(model) or config_px
-    high, wide = model.patch_embed.feat_ratio(as_scalar=False)  # type: ignore[operator,union-attr]
+    embed: Any = model.patch_embed
+    native = fixed_size(model) or config_px(model) or (embed.img_size[1], embed.img_size[0])
+    high, wide = embed.feat_ratio(as_scalar=False)
     if options.keep_aspect:
         short = given if isinstance(given, int) else min(native)
         scale = short / min(size_px)
         size = (max(1, round(size_px[0] * scale / wide)) * wide, max(1, round(size_px[1] * scale / high)) * high)
-    elif given is None:
-        size = native
     else:
-        size = (given, given) if isinstance(given, int) else given
+        size = options.asked_px or native
     check_size(model, size)
     patches = int(size[0] // wide) * int(size[1] // high)
     if patches > _MOST_PATCHES:

@@ -4,7 +4,8 @@ import os
 import socket
 import textwrap
 import warnings
-from collections.abc import Iterable, Mapping
+import weakref
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -16,37 +17,17 @@ from timm.data.imagenet_info import ImageNetInfo, infer_imagenet_subset
 from torch import Tensor, nn
 
 from mmattn.errors import DownloadError, FormatError, InputError, MmattnError, ModelError, NotFoundError, nearest
-from mmattn.interception.protocol import ModelFamily, Opened
+from mmattn.interception.protocol import Opened
 
-# The timm modules whose architectures are plain vision transformers.
-MODULES = (
-    "vision_transformer",
-    "vision_transformer_hybrid",
-    "vision_transformer_relpos",
-    "deit",
-    "eva",
-    "beit",
-    "vitamin",
-)
+from .timm_names import check_attention, check_known, is_plain
 
 _HUB_FILES = ("model.safetensors", "open_clip_model.safetensors", "pytorch_model.bin", "open_clip_pytorch_model.bin")
 
-_FAMILIES = {
-    "vit": "vision transformers: ViT, DINOv2, DINOv3, CLIP, SigLIP, AugReg, PE, hybrids",
-    "deit": "DeiT, with and without distillation token",
-    "deit3": "DeiT III",
-    "flexivit": "FlexiViT, any patch size",
-    "aimv2": "AIMv2",
-    "beit": "BEiT",
-    "beitv2": "BEiT v2",
-    "beit3": "BEiT-3, its vision tower",
-    "eva": "EVA",
-    "eva02": "EVA-02, rotary positions",
-    "vitamin": "ViTamin, a convolutional stem and a plain transformer",
-}
+# The models that were opened here: nobody else holds them, so their size may be set to what is asked for.
+_ours: "weakref.WeakSet[nn.Module]" = weakref.WeakSet()
 
 
-def open_model(name: str, *, weights: Path | None = None) -> Opened:
+def open_model(name: str, *, weights: Path | None = None, plain: bool) -> Opened:
     """Return a timm model ready to run, in eval mode.
 
     Parameters
@@ -56,6 +37,8 @@ def open_model(name: str, *, weights: Path | None = None) -> Opened:
         .pth, .pt, .bin); a repository of the hub (`timm/NAME`); or a folder with a config.json.
     weights
         A file that the catalog found; an ONNX export of DINOv2 is converted beside itself.
+    plain
+        Whether the caller reads the plain vision transformers, or all others.
 
     Raises
     ------
@@ -65,8 +48,10 @@ def open_model(name: str, *, weights: Path | None = None) -> Opened:
         The hub cannot be reached.
     FormatError
         A file that is no checkpoint, or one of another model.
+    NoAttentionError
+        A timm model without attention.
     ModelError
-        A timm model that is no plain vision transformer.
+        One whose attention is between channels, or that the caller does not read.
 
     """
     base, at, file = name.partition("@")
@@ -76,58 +61,40 @@ def open_model(name: str, *, weights: Path | None = None) -> Opened:
         )
     if file or weights is not None:
         path = _converted(weights) if weights is not None else Path(os.path.expanduser(file))
-        check_name(base)
+        check_known(base)
+        check_attention(base)
+        _check_reads(base, plain=plain)
         model = _with_state(base, state=read_state(path), path=path)
         return Opened(model=_ready(model), weights=path.name)
     if os.path.isdir(base) or "/" in base or base.startswith("hf-hub:"):
         address = f"local-dir:{base}" if os.path.isdir(base) else "hf-hub:" + base.removeprefix("hf-hub:")
         model = _create(address)
         return Opened(model=_ready(model), labels=_labels(model), weights=base.rstrip("/").rsplit("/", 1)[-1])
-    check_name(base)
+    check_known(base)
+    check_attention(base)
     if not timm.is_model_pretrained(base):
         raise NotFoundError(
             f'timm has no pretrained weights for "{base}". Pretrained are: {nearest(base, timm.list_pretrained())}. '
             f"Pass one of those, or your own as timm:{base}@FILE."
         )
+    _check_reads(base, plain=plain)
     _check_reachable(base)
     model = _create(base)
     return Opened(model=_ready(model), labels=_labels(model), weights=_full_name(timm.get_pretrained_cfg(base)))
 
 
-def is_plain(name: str) -> bool:
-    """Whether timm's `name` (with or without tag) is a plain vision transformer."""
-    return any(timm.models.is_model_in_modules(name.partition(".")[0], [module]) for module in MODULES)
+def is_ours(model: nn.Module) -> bool:
+    """Whether a model was opened by name, so that no one else holds it."""
+    return model in _ours
 
 
-def check_name(name: str) -> None:
-    """Check that timm knows the name, and that this adapter reads it."""
-    if not timm.is_model(name.partition(".")[0]):
-        known = [known for module in MODULES for known in timm.list_models(module=module)]
-        raise NotFoundError(f'timm has no model "{name}". The nearest are: {nearest(name, known)}. Pass one of those.')
-    if not is_plain(name):
+def _check_reads(name: str, *, plain: bool) -> None:
+    """Check that a name is for the adapter that asks; of the two, one reads it."""
+    if is_plain(name) != plain:
         raise ModelError(
-            f"{name} is not a plain vision transformer, and this adapter reads no other. "
-            f"It reads: {', '.join(sorted(_FAMILIES))}. mmattn.capture shows the weights of any model."
+            f"{name} is {'not ' if plain else ''}a plain vision transformer. timm.vit reads those and timm.models all "
+            f'others. Open it by name: mmattn.attend("timm:{name}", ...).'
         )
-
-
-def families() -> Iterable[ModelFamily]:
-    """Return one line for each family of plain vision transformers in the installed timm."""
-    names: dict[str, list[str]] = {}
-    for module in MODULES:
-        for name in timm.list_models(module=module):
-            names.setdefault(name.split("_")[0], []).append(name)
-    with_weights = {name.partition(".")[0] for name in timm.list_pretrained()}
-    return [
-        ModelFamily(
-            name=f"timm:{family}_*",
-            what=f"{_FAMILIES[family]} ({len(own)} architectures, {len(with_weights & set(own))} pretrained)",
-            how_exact="weights and places exact",
-            source=f"timm {timm.__version__}, weights from the Hugging Face hub or a file (timm:NAME@FILE)",
-        )
-        for family, own in sorted(names.items())
-        if family in _FAMILIES
-    ]
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
@@ -196,16 +163,23 @@ def _converted(weights: Path) -> Path:
 
 def _with_state(name: str, *, state: dict[str, Tensor], path: Path) -> nn.Module:
     """Create the architecture and load a state dict through timm's own conversion of foreign checkpoints."""
-    head = state.get("head.weight")
-    classes = 0 if head is None or head.ndim != 2 else int(head.shape[0])
     try:
-        return _create(name, state_dict=state, num_classes=classes)
+        return _create(name, state_dict=state, num_classes=_classes(name, state))
     except (RuntimeError, KeyError, ValueError, AttributeError) as error:
         detail = textwrap.shorten(str(error), width=300, placeholder=" ...").rstrip(". ")
         raise FormatError(
             f"'{path.name}' does not fit {name}: {detail}. Its tensors must be those of that architecture. "
             "Check the name before the @."
         ) from None
+
+
+def _classes(name: str, state: dict[str, Tensor]) -> int:
+    """Return how many classes a checkpoint has: 0 where it has no classifier."""
+    config: Any = timm.get_pretrained_cfg(name.partition(".")[0])
+    named = getattr(config, "classifier", None) or "head"
+    first = named if isinstance(named, str) else named[0]
+    found = (state.get(f"{path}.weight") for path in dict.fromkeys((first, "head", "head.fc")))
+    return next((int(weight.shape[0]) for weight in found if weight is not None and weight.ndim > 1), 0)
 
 
 def _create(name: str, *, state_dict: dict[str, Tensor] | None = None, num_classes: int | None = None) -> nn.Module:
@@ -255,6 +229,7 @@ def _unreachable(name: str, reason: str) -> DownloadError:
 def _ready(model: nn.Module) -> nn.Module:
     config: Any = getattr(model, "pretrained_cfg", {})
     config.pop("state_dict", None)  # timm keeps the tensors in the config: a second copy of the model
+    _ours.add(model)
     return model.eval()
 
 

@@ -1,8 +1,8 @@
-"""What the tokens of timm's plain vision transformers are: prefix tokens, the patch grid, the readout.
+"""What the tokens of timm's plain vision transformers are: prefix tokens, the patch grid.
 
 Everything is read off the model that runs, never from its name: which prefix tokens there are
-(`cls_token`, `dist_token`, `reg_token`, in the order in which `_pos_embed` joins them), how many
-patches an input of some size gives (`patch_embed.dynamic_feat_size`), and what the head reads.
+(`cls_token`, `dist_token`, `reg_token`, in the order in which `_pos_embed` joins them), and how many
+patches an input of some size gives (`patch_embed.dynamic_feat_size`).
 """
 
 from dataclasses import dataclass
@@ -96,17 +96,6 @@ def special_roles(model: nn.Module) -> tuple[str, ...]:
             "Its patches would be misplaced. Write an adapter for this class, or use mmattn.capture."
         )
     return tuple(roles)
-
-
-def readout_of(model: nn.Module) -> str:
-    """Return what the model's answer is read from: `pool`, `cls`, `mean`, or empty where it is not known."""
-    pool: Any = getattr(model, "attn_pool", None)
-    if pool is not None:
-        return "pool" if hasattr(pool, "latent") else "cls" if pool.pool == "token" else "mean"
-    kind = getattr(model, "global_pool", "")
-    if kind in ("avg", "avgmax", "max"):
-        return "mean"
-    return "cls" if getattr(model, "cls_token", None) is not None else ""
 
 
 def fixed_size(model: nn.Module) -> Size | None:

@@ -12,7 +12,8 @@ from small_vits import FAMILIES, model_of, vit
 from torch.overrides import TorchFunctionMode
 
 import mmattn
-from mmattn.adapters.vit.timm import Features, TimmOptions, adapter
+from mmattn.adapters.vit.pictures import Features
+from mmattn.adapters.vit.timm import TimmOptions, adapter
 from mmattn.errors import GoneError, InputError, ModelError
 from mmattn.interception.protocol import Adapter, MediaGiven
 from mmattn.readers import read_photo

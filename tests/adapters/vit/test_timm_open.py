@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 import mmattn
 from mmattn.adapters.vit.timm import adapter
-from mmattn.adapters.vit.timm_open import MODULES, is_plain
+from mmattn.adapters.vit.timm_names import MODULES, is_plain
 from mmattn.errors import DownloadError, FormatError, InputError, ModelError, NotFoundError
 
 

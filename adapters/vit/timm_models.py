@@ -1,0 +1,244 @@
+"""timm's other models with token attention: windows, stages, pools, several grids, late class tokens.
+
+Nothing is written down by family here. Which token stands where is found by the engine of
+`layouts.py`, and which sizes a model takes by a rehearsal (`rehearsal.py`).
+"""
+
+import inspect
+import weakref
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import timm
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from mmattn.errors import InputError, MmattnError
+from mmattn.interception.calls import Call, Emit
+from mmattn.interception.protocol import MediaGiven, ModelFamily, Opened, Prepared
+from mmattn.schema.layers import AttentionLayer
+from mmattn.schema.media import Photo
+
+from ..hub import said
+from ..pixels import Geometry, Size
+from .layouts import PictureFacts, left_out, picture_layers, trace_of
+from .pictures import CallModel, bring, checked_options, phrase, runner
+from .rehearsal import check_attends, check_size, forget, meta_twin, refuse_linear, rehearse
+from .timm import claims_plain
+from .timm_input import TimmOptions, config_px, photo_tensor
+from .timm_names import is_plain, other_families
+from .timm_open import is_ours, open_model
+from .timm_run import call_timm, readout_of, score_timm
+
+__all__ = ["TimmModels", "TimmOptions", "adapter"]
+
+
+class TimmModels:
+    """The adapter `timm.models`; see `mmattn.interception.protocol.Adapter` for what each method answers."""
+
+    name = "timm.models"
+    default_stream = "vision"
+
+    def claims(self, model: nn.Module) -> bool:
+        """Whether the model is timm's, or registered with timm, and no plain vision transformer."""
+        return self.claimed_class(model) is not None and not claims_plain(model)
+
+    def claimed_class(self, model: nn.Module) -> type | None:
+        """Return the class of timm that the model is of; of one that only has timm's config, the base of all."""
+        own = (cls for cls in type(model).__mro__ if cls.__module__.startswith("timm.models."))
+        return next(own, nn.Module if isinstance(getattr(model, "pretrained_cfg", None), dict) else None)
+
+    def opens(self, config: Mapping[str, Any]) -> bool:
+        """Whether a config.json is that of a timm repository, and not of a plain vision transformer."""
+        name = str(config.get("architecture", ""))
+        return timm.is_model(name) and not is_plain(name)
+
+    def open(self, name: str, weights: Path | None = None) -> Opened:
+        """Open a model by timm's name, `NAME@FILE` for a local checkpoint, or with the catalog's weights."""
+        return open_model(name, weights=weights, plain=False)
+
+    def models(self) -> Iterable[ModelFamily]:
+        """What timm has of these, by layout."""
+        return other_families()
+
+    def prepare(self, model: nn.Module, media: MediaGiven, processor: Any, options: Any) -> Prepared:
+        """Bring pictures to the model as timm does, or take the user's own tensors.
+
+        A model that was opened by name is set to another size where its class can be.
+
+        Raises
+        ------
+        InputError
+            No picture, another modality, a transform that cannot be inverted, a size that the
+            model cannot take (the message says which it can), tensors that do not fit the pictures.
+        NoAttentionError
+            The model has no attention.
+        ModelError
+            Its attention is not between tokens.
+
+        """
+        options = checked_options(media, options, kind=TimmOptions)
+        channels = _channels(model)
+
+        def size_of(size_px: Size) -> Size:
+            return input_size(size_px, model=model, options=options)
+
+        def make(photo: Photo) -> tuple[Tensor, Geometry]:
+            return photo_tensor(photo, model=model, processor=processor, options=options, size_of=size_of)
+
+        brought = bring(media, model=model, make=make, channels=channels)
+        size = brought.size_px
+        channels = channels or int(brought.inputs.shape[1])
+        call: CallModel = call_timm
+        if is_ours(model):
+            _fit(model, size, channels=channels)
+            call = _call_at(size)
+        found = check_size(
+            model,
+            size,
+            native_px=native_px(model),
+            unit_px=unit_px(model),
+            channels=channels,
+            call=call,
+            advice=lambda: _advice(model, size),
+        )
+        if found is not None:
+            check_attends(found, named=type(model).__name__)
+        shape = tuple(brought.inputs.shape)
+        facts = PictureFacts(model=weakref.ref(model), geometries=brought.geometries, shape=shape, call=call)
+        if not trace_of(facts).events:
+            raise refuse_linear(found, named=type(model).__name__)
+        return Prepared(
+            run=runner(model, brought.inputs, call=call, explain=_explaining(size)),
+            inputs=(brought.inputs,),
+            media=brought.photos,
+            facts=facts,
+            preprocessing=phrase(brought.geometries),
+            readout=readout_of(model),
+        )
+
+    def image_options(self, *, size_px: int | None, keep_aspect: bool) -> TimmOptions:
+        """Return options for the sizes that a command line names; see `protocol.TakesSizes`."""
+        return TimmOptions(size_px=size_px, keep_aspect=keep_aspect)
+
+    def taps(self, model: nn.Module, emit: Emit) -> AbstractContextManager[None]:
+        """No extra points: everything goes through the kernels that interception sees."""
+        return nullcontext()
+
+    def layers(self, calls: Sequence[Call], prepared: Prepared) -> Sequence[AttentionLayer]:
+        """Join each call's queries and keys with the tokens of the model."""
+        return picture_layers(calls, prepared.facts)
+
+    def left_out(self, calls: Sequence[Call], prepared: Prepared) -> tuple[str, ...]:
+        """Return what is no token attention, with the reason; see `protocol.LeavesOut`."""
+        return left_out(calls, prepared.facts)
+
+    def score(self, output: Any, target: Any) -> Float[Tensor, ""]:
+        """Return the logit of a class, summed over the samples; see `timm_run.score_timm`."""
+        return score_timm(output, target)
+
+
+def input_size(size_px: Size, *, model: nn.Module, options: TimmOptions) -> Size:
+    """Return (width, height) of the model's input for a picture of `size_px`; whether it fits is not checked."""
+    native = native_px(model)
+    if not options.keep_aspect:
+        return options.asked_px or native
+    short = options.size_px if isinstance(options.size_px, int) else min(native)
+    scale, unit = short / min(size_px), unit_px(model)
+    width, height = (max(1, round(side * scale / unit)) * unit for side in size_px)
+    return width, height
+
+
+def native_px(model: nn.Module) -> Size:
+    """Return (width, height) that the model was built for: what its patch embedding insists on, else timm's config."""
+    embed: Any = getattr(model, "patch_embed", None)
+    size = getattr(embed, "img_size", None)
+    if isinstance(size, tuple) and (getattr(embed, "strict_img_size", False) or config_px(model) is None):
+        return int(size[1]), int(size[0])
+    return config_px(model) or (224, 224)
+
+
+def unit_px(model: nn.Module) -> int:
+    """Return the side of a cell of the model's last stage: sides of inputs are best multiples of it."""
+    info: Any = getattr(model, "feature_info", None)
+    info = getattr(info, "info", info)
+    reduction = info[-1].get("reduction") if isinstance(info, list) and info and isinstance(info[-1], dict) else None
+    return int(reduction) if isinstance(reduction, int | float) and reduction >= 1 else 32
+
+
+def _channels(model: nn.Module) -> int | None:
+    given = getattr(model, "in_chans", None)
+    first = next((part for part in model.modules() if isinstance(part, nn.Conv2d)), None)
+    return int(given) if isinstance(given, int) else first.in_channels if first is not None else None
+
+
+def _advice(model: nn.Module, size_px: Size) -> str:
+    """Return how a model gets another size, as the end of a sentence; empty where it cannot."""
+    high_wide = f"({size_px[1]}, {size_px[0]})"
+    if hasattr(model, "set_input_size"):
+        channels = _channels(model) or 3
+        return f", or call model.set_input_size({high_wide}) before" if _settable(model, size_px, channels) else ""
+    if "img_size" in inspect.signature(type(model).__init__).parameters:
+        name = (getattr(model, "pretrained_cfg", None) or {}).get("architecture", "NAME")
+        return f', or build it with timm.create_model("{name}", img_size={high_wide})'
+    return ""
+
+
+def _settable(model: nn.Module, size_px: Size, channels: int) -> bool:
+    """Whether a model would take a size if it were set to it; tried on a twin."""
+    try:
+        twin: Any = meta_twin(model)
+        twin.set_input_size((size_px[1], size_px[0]))
+    except Exception:  # windows that do not divide the size, or a model that cannot be copied
+        return False
+    return not rehearse(twin, shape=(1, channels, size_px[1], size_px[0]), call=call_timm).problem
+
+
+# The size that a model of our own was set to.
+_set_to: "weakref.WeakKeyDictionary[nn.Module, Size]" = weakref.WeakKeyDictionary()
+
+
+def _fit(model: nn.Module, size_px: Size, *, channels: int) -> None:
+    """Set a model of our own to a size that it does not take as it is, where its class can be set."""
+    if not hasattr(model, "set_input_size"):
+        return
+    as_it_is = rehearse(model, shape=(1, channels, size_px[1], size_px[0]), call=call_timm)
+    if as_it_is.problem and _settable(model, size_px, channels):
+        _set(model, size_px)
+
+
+def _set(model: Any, size_px: Size) -> None:
+    model.set_input_size((size_px[1], size_px[0]))
+    _set_to[model] = size_px
+    forget(model)
+
+
+def _call_at(size_px: Size) -> CallModel:
+    """Return how a model of our own is called: set back to the size of its input if another was drawn meanwhile."""
+
+    def call(model: nn.Module, pixels: Tensor) -> Any:
+        if _set_to.get(model, size_px) != size_px:
+            _set(model, size_px)
+        return call_timm(model, pixels)
+
+    return call
+
+
+def _explaining(size_px: Size) -> Callable[[nn.Module, Exception], MmattnError | None]:
+    """Return what makes a sentence of a failed forward pass at another size than the model's own."""
+
+    def explain(model: nn.Module, problem: Exception) -> MmattnError | None:
+        native = native_px(model)
+        if size_px == native:
+            return None
+        return InputError(
+            f"{type(model).__name__} cannot take inputs of {size_px[0]} x {size_px[1]} px: {said(problem)}. It was "
+            f"built for {native[0]} x {native[1]} px. Leave the size out{_advice(model, size_px)}."
+        )
+
+    return explain
+
+
+adapter = TimmModels()
