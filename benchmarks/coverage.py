@@ -1,0 +1,241 @@
+"""Which model families mmattn reads exactly: one line a family, two columns.
+
+`python -m benchmarks.coverage [--library timm|transformers|torchvision] [--only NAME ...] [--write]`
+
+**weights**: every layer's weights are among those that the model itself multiplies its values with, when
+it runs without fused kernels, to 1e-5 (`coverage_weights`). **places**: a changed cell of the picture moves
+the queries and keys that the axes name for it, more than any other (`coverage_places`). Models are small
+members of their families with random weights, stirred so that nothing is zero or flat (`coverage_models`).
+A family whose column is not `exact` says why.
+"""
+
+import argparse
+import sys
+import time
+import warnings
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mmattn.errors import MmattnError, NoAttentionError
+from mmattn.interception import capture
+from mmattn.interception.calls import Call
+from mmattn.interception.protocol import Adapter, LeavesOut, MediaGiven
+from mmattn.plugins import claiming
+from mmattn.schema.layers import AttentionLayer
+
+from .coverage_models import Member
+from .coverage_places import PROBES, Found, box_changed, probed
+from .coverage_weights import EXACT, Verdict, compared, own_weights
+
+LIBRARIES = ("timm", "torchvision", "transformers")
+PAGE = Path(__file__).with_name("COVERAGE.md")
+HEAD = "| family | member | input px | layers | left out | weights exact | places exact | why not |"
+RULE = "|---|---|---|---|---|---|---|---|"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Line:
+    """What was found for one family.
+
+    Parameters
+    ----------
+    member
+        Which model.
+    weights, places
+        None where nothing could be compared.
+    left_out
+        What mmattn says that it left out, a phrase for each.
+    problem
+        What went wrong before anything could be compared.
+    none
+        The model has no attention over tokens, as mmattn itself says.
+    seconds
+        How long it took.
+
+    """
+
+    member: Member
+    weights: Verdict | None = None
+    places: Found | None = None
+    left_out: tuple[str, ...] = ()
+    problem: str = ""
+    none: bool = False
+    seconds: float = 0.0
+
+    @property
+    def exact(self) -> tuple[bool, bool]:
+        """Whether weights and places are."""
+        return (
+            self.weights is not None and self.weights.exact and not self.unaccounted,
+            self.places is not None and self.places.exact,
+        )
+
+    @property
+    def unaccounted(self) -> int:
+        """Softmaxes of the model that are neither a layer nor said to be left out."""
+        return 0 if self.weights is None else self.weights.contracted - self.weights.layers - len(self.left_out)
+
+    @property
+    def reasons(self) -> list[str]:
+        """Why a column is not exact."""
+        if self.none or self.problem:
+            return [self.problem]
+        found = [*self.weights.problems] if self.weights else []
+        if self.unaccounted:
+            found.append(f"{self.unaccounted} softmaxes more than layers and reasons")
+        if self.weights and self.weights.flat:
+            found.append(f"{self.weights.flat} layers are too flat to tell")
+        return found + ([*self.places.problems, *self.places.untested] if self.places else [])
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Try the families asked for, print a line each, and write the page if asked."""
+    options = _options().parse_args(arguments)
+    torch.set_num_threads(options.threads)
+    warnings.simplefilter("ignore")
+    lines: list[Line] = []
+    print(HEAD + "\n" + RULE, flush=True)
+    for library in LIBRARIES if options.library is None else (options.library,):
+        for member in members(library):
+            if options.only and not any(name in (member.name, member.family) for name in options.only):
+                continue
+            lines.append(tried(member, probes=options.probes))
+            print(row(lines[-1]), flush=True)
+    print("\n" + summary(lines))
+    if options.write:
+        PAGE.write_text(page(lines), encoding="utf-8")
+    return 0 if all(all(line.exact) or line.none for line in lines) else 1
+
+
+def members(library: str) -> list[Member]:
+    """Return the members of a library's families."""
+    if library == "timm":
+        from .coverage_timm import members as found
+    elif library == "torchvision":
+        from .coverage_torchvision import members as found
+    else:
+        from .coverage_transformers import members as found
+    return found()
+
+
+def tried(member: Member, *, probes: int = PROBES) -> Line:
+    """Compare one model's weights with its own, and its places with what moves."""
+    started = time.perf_counter()
+    try:
+        found = _tried(member, probes)
+    except NoAttentionError as error:
+        found = Line(member=member, none=True, problem=_sentence(error))
+    except Exception as error:  # one family that fails is a line of the table, not its end
+        found = Line(member=member, problem=f"{type(error).__name__}: {_sentence(error)}")
+    return Line(**{**vars(found), "seconds": time.perf_counter() - started})
+
+
+def _tried(member: Member, probes: int) -> Line:
+    model = member.made()
+    base = member.pixels(1)
+    with torch.no_grad(), capture(model) as recording:
+        member.call(model, base)
+    _, adapter = claiming(model)
+    layers = joined(adapter, model, recording.calls, base)
+    left_out = _left_out(adapter, model, recording.calls, base)
+    if not layers:
+        return Line(member=member, none=True, left_out=left_out, problem=left_out[0] if left_out else "no layer")
+    plain = member.unfused(model)
+    weights = compared(layers, own_weights(plain, lambda: member.call(plain, base)))
+    del plain
+    places = probed(
+        model,
+        layers=layers,
+        run=lambda batch: member.call(model, batch),
+        join=lambda calls, batch: joined(adapter, model, calls, batch),
+        base=base[0],
+        changed=box_changed,
+        probes=probes,
+    )
+    return Line(member=member, weights=weights, places=places, left_out=left_out)
+
+
+def joined(adapter: Adapter, model: nn.Module, calls: Sequence[Call], pixels: Tensor) -> Sequence[AttentionLayer]:
+    """Return the layers that the adapter makes of calls on some pixels."""
+    return adapter.layers(calls, adapter.prepare(model, MediaGiven(inputs=pixels), None, None))
+
+
+def _left_out(adapter: Adapter, model: nn.Module, calls: Sequence[Call], pixels: Tensor) -> tuple[str, ...]:
+    if not isinstance(adapter, LeavesOut):
+        return ()
+    return adapter.left_out(calls, adapter.prepare(model, MediaGiven(inputs=pixels), None, None))
+
+
+def row(line: Line) -> str:
+    """Return the line as a row of the table."""
+    member, (weights, places) = line.member, line.exact
+    name = member.name + (f" ({member.options})" if member.options else "")
+    size = "{} x {}".format(*member.size_px)
+    cells: list[Any] = [f"{member.library} {member.family}", name, size]
+    if line.none or line.weights is None or line.places is None:
+        state = "no token attention" if line.none else "**failed**"
+        cells += ["0", len(line.left_out), state, state]
+    else:
+        probes = sum(len(tally.right) for tally in line.places.tallies.values())
+        cells += [line.weights.layers, len(line.left_out)]
+        cells.append(f"{'exact' if weights else '**no**'} ({line.weights.worst:.0e})")
+        cells.append(f"{'exact' if places else '**no**'} ({line.places.share:.1%} of {probes})")
+    reasons = line.reasons
+    more = f"; {len(reasons) - 2} more" if len(reasons) > 2 else ""
+    cells.append("; ".join(reasons[:2]) + more)
+    return "| " + " | ".join(str(cell).replace("|", "/").replace("\n", " ") for cell in cells) + " |"
+
+
+def summary(lines: Iterable[Line]) -> str:
+    """Return how many families are exact, by library."""
+    said = []
+    for library in LIBRARIES:
+        mine = [line for line in lines if line.member.library == library]
+        counted = [line for line in mine if not line.none]
+        if not mine:
+            continue
+        weights, places = (sum(line.exact[column] for line in counted) for column in (0, 1))
+        said.append(
+            f"- {library}: {len(counted)} families with token attention; weights exact in {weights}, places exact in "
+            f"{places}; {len(mine) - len(counted)} without"
+        )
+    return "\n".join(said)
+
+
+def page(lines: Sequence[Line]) -> str:
+    """Return the page that is committed."""
+    packages = ", ".join(f"{name} {version(name)}" for name in ("torch", "timm", "torchvision", "transformers"))
+    return (
+        f"# Coverage\n\nMade by `python -m benchmarks.coverage --write`; {packages}.\n\n"
+        f"*weights exact*: every layer equals one of the model's own softmaxes, unfused, to {EXACT:.0e} (in brackets "
+        "the largest difference). *places exact*: a changed cell of the picture moves the query and the key that the "
+        "axes name, more than any other (in brackets the share of probes). How both are measured stands at the top of "
+        f"`coverage_weights.py` and `coverage_places.py`.\n\n{summary(lines)}\n\n{HEAD}\n{RULE}\n"
+        + "\n".join(row(line) for line in lines)
+        + "\n"
+    )
+
+
+def _sentence(error: BaseException) -> str:
+    said = str(error) if isinstance(error, MmattnError) else str(error)[:200]
+    return said.partition(". ")[0].partition("\n")[0]
+
+
+def _options() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description="Which model families are read exactly.")
+    parser.add_argument("--library", choices=LIBRARIES, default=None, help="only this one")
+    parser.add_argument("--only", nargs="+", default=(), help="only these members or families")
+    parser.add_argument("--probes", type=int, default=PROBES, help=f"cells of each grid ({PROBES})")
+    parser.add_argument("--threads", type=int, default=1, help="threads of torch (1)")
+    parser.add_argument("--write", action="store_true", help="write COVERAGE.md")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

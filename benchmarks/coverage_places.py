@@ -1,0 +1,346 @@
+"""Whether a layer's axes name the right places: by changing one cell of the picture.
+
+All attention is silenced (every weight zero), so that only what is local goes on: what a token was
+made of, what runs beside the attention, convolutions. Then one cell of the picture is changed, and
+the query and the key that move most must be the token that the axis names for that cell. How the
+axes were found plays no part: queries and keys are the model's own.
+
+Some attention has nothing beside it (LeViT's downsampling): silenced, nothing moves behind it. There,
+in another run, each query passes on a number of its own and nothing else.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from mmattn.interception import intervene
+from mmattn.interception.calls import Call
+from mmattn.schema.axes import Axis, PatchGrid
+from mmattn.schema.layers import AttentionLayer
+from mmattn.schema.weights import Blocks, Factored
+
+PROBES = 6
+# A cell is changed this often, in another way each time; before it is called wrong, that often.
+REPEATS = 2
+PATIENCE = 16
+_STILL = 1e-9
+
+Name = Literal["query", "key"]
+SIDES: tuple[Name, ...] = ("query", "key")
+# Runs the model on a batch of pictures; and says which layers these calls are.
+Run = Callable[[Any], Any]
+Join = Callable[[Sequence[Call], Any], Sequence[AttentionLayer]]
+Changed = Callable[[Tensor, tuple[float, float, float, float], int], Tensor]
+Side = tuple[int, Name]
+
+
+@dataclass(kw_only=True)
+class Tally:
+    """Probes of one side of one layer.
+
+    Parameters
+    ----------
+    wanted
+        How many there are to be.
+    right
+        Whether the token that moved most was the right one, for each token probed so far.
+    first_wrong
+        What the first wrong probe found.
+
+    """
+
+    wanted: int = 0
+    right: dict[int, bool] = field(default_factory=dict)
+    first_wrong: str = ""
+
+    @property
+    def wrong(self) -> int:
+        """Probes at which another token moved most."""
+        return len(self.right) - sum(self.right.values())
+
+    @property
+    def still(self) -> int:
+        """Probes at which nothing moved."""
+        return self.wanted - len(self.right)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """What the probes of one model found.
+
+    Parameters
+    ----------
+    tallies
+        By layer number and side.
+    untested
+        Layers without a probe, with the reason.
+
+    """
+
+    tallies: dict[Side, Tally]
+    untested: tuple[str, ...] = ()
+    names: tuple[str, ...] = field(default=())
+
+    @property
+    def share(self) -> float:
+        """Share of probes that were right."""
+        right = [one for tally in self.tallies.values() for one in tally.right.values()]
+        return sum(right) / len(right) if right else 0.0
+
+    @property
+    def exact(self) -> bool:
+        """Whether every probe was right, and every layer was probed."""
+        return self.share == 1.0 and not self.untested
+
+    @property
+    def problems(self) -> list[str]:
+        """One phrase for each side with a wrong probe."""
+        return [
+            f"{self.names[layer]} {side}: {tally.wrong} of {len(tally.right)} wrong ({tally.first_wrong})"
+            for (layer, side), tally in self.tallies.items()
+            if tally.wrong
+        ]
+
+
+def probed(
+    model: nn.Module,
+    *,
+    layers: Sequence[AttentionLayer],
+    run: Run,
+    join: Join,
+    base: Tensor,
+    changed: Changed,
+    probes: int = PROBES,
+) -> Found:
+    """Change cells of every grid that a layer stands on, and see what moves.
+
+    Parameters
+    ----------
+    model
+        Ready to run.
+    layers
+        Of one picture: which grids there are.
+    run, join
+        Run the model on a batch of pictures; make layers of the calls that were seen.
+    base
+        One picture, as `changed` takes it.
+    changed
+        The picture with new content in a box (x0, y0, x1, y1); the number makes it another one.
+    probes
+        Cells of each grid.
+
+    """
+    tallies = {key: Tally() for key, _ in _sides(layers)}
+    grids: dict[Any, PatchGrid] = {}
+    for _, axis in _sides(layers):
+        grids.setdefault(_same(axis), axis)
+    for key, axis in grids.items():
+        tokens = chosen(axis, probes)
+        mine = [side for side, other in _sides(layers) if _same(other) == key]
+        for side in mine:
+            tallies[side].wanted = len(tokens)
+        passing: tuple[str, ...] = ()
+        while mine:
+            trial = Trial(model=model, run=run, join=join, base=base, changed=changed, axis=axis, passing=passing)
+            trial.probe(tokens, mine, tallies, repeats=REPEATS)
+            for token in tokens:
+                doubtful = [side for side in mine if tallies[side].right.get(token) is False]
+                if doubtful:
+                    trial.probe([token], doubtful, tallies, repeats=PATIENCE)
+            mine = [side for side in mine if tallies[side].still]
+            dead_end = trial.dead_end(tokens[-1]) if mine else ""
+            mine = mine if dead_end else []
+            passing += (dead_end,)
+    return Found(tallies=tallies, untested=tuple(_untested(layers, tallies)), names=tuple(x.name for x in layers))
+
+
+def chosen(axis: PatchGrid, count: int) -> list[int]:
+    """Return the four corners of a grid and some cells between, as tokens."""
+    content = axis.content
+    cells = axis.cells[content]
+    corners = {0, axis.cols - 1, (axis.rows - 1) * axis.cols, axis.rows * axis.cols - 1}
+    first = [int(token) for token, cell in zip(content, cells, strict=True) if int(cell) in corners]
+    rest = np.random.default_rng(3).permutation([int(token) for token in content if int(token) not in first])
+    return (first + [int(token) for token in rest])[: max(count, len(first))]
+
+
+def _sides(layers: Sequence[AttentionLayer]) -> Iterator[tuple[Side, PatchGrid]]:
+    for number, layer in enumerate(layers):
+        for side in SIDES:
+            axes = layer.query if side == "query" else layer.key
+            if isinstance(axes[0], PatchGrid) and len(axes[0].content):
+                yield (number, side), axes[0]
+
+
+def _same(axis: PatchGrid) -> Any:
+    return axis.rows, axis.cols, axis.patch_px, axis.size_px, axis.to_input.tobytes(), axis.cells.tobytes()
+
+
+def _untested(layers: Sequence[AttentionLayer], tallies: dict[Side, Tally]) -> Iterator[str]:
+    for number, layer in enumerate(layers):
+        mine = {side: tally for (at, side), tally in tallies.items() if at == number}
+        if not mine:
+            yield f"{layer.name}: {layer.note or 'no side has places'}"
+        for side, tally in mine.items():
+            if tally.still:
+                yield f"{layer.name} {side}: {tally.still} of {tally.wanted} cells moved nothing"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """One grid of one model under some edits of its attention.
+
+    Parameters
+    ----------
+    model, run, join, base, changed
+        As for `probed`.
+    axis
+        The grid whose cells are changed.
+    passing
+        Modules that nothing runs beside: their queries pass on a number each, all others are silent.
+
+    """
+
+    model: nn.Module
+    run: Run
+    join: Join
+    base: Tensor
+    changed: Changed
+    axis: PatchGrid
+    passing: tuple[str, ...] = ()
+
+    def probe(self, tokens: Sequence[int], sides: Sequence[Side], tallies: dict[Side, Tally], *, repeats: int) -> None:
+        """Change the cells of some tokens, each `repeats` times, and count for each side what moved."""
+        views = [
+            self.changed(self.base, self.axis.place(token), 1000 * repeats + n)
+            for token in tokens
+            for n in range(repeats)
+        ]
+        batch = torch.stack([self.base, *views])
+        runs = [self._layers(batch, key) for key in ((0, -1) if self.passing else (0,))]
+        for number, side in sides:
+            moved = [_moved(layers[number], side) for layers in runs]
+            least = [torch.stack(each).amin(0) for each in zip(*moved, strict=True)]
+            for at, token in enumerate(tokens):
+                mean = torch.stack(least[1 + at * repeats : 1 + (at + 1) * repeats]).mean(0)
+                _count(tallies[number, side], runs[0][number], side, mean, token)
+
+    def dead_end(self, token: int) -> str:
+        """Return the module behind which nothing moves any more; empty if there is none that could pass."""
+        batch = torch.stack([self.base, self.changed(self.base, self.axis.place(token), 1)])
+        last = ""
+        for layer in self._layers(batch, 0):
+            if any(float(_moved(layer, side)[1].max()) > _STILL for side in SIDES):
+                last = layer.name
+        return "" if last in self.passing else last
+
+    def _layers(self, batch: Tensor, key: int) -> Sequence[AttentionLayer]:
+        """Return the layers of a batch as they are while attention is silent."""
+        calls: list[Call] = []
+
+        def edit(weights: Tensor, call: Call) -> Tensor:
+            whole = call if call.q is not None else call.but(weights=weights)
+            calls.append(whole.but(**_copied(whole)))
+            return _passed(weights, call, key) if call.module in self.passing else torch.zeros_like(weights)
+
+        with torch.no_grad(), intervene(self.model, edit):
+            self.run(batch)
+        return self.join(calls, batch)
+
+
+def _count(tally: Tally, layer: AttentionLayer, side: Name, moved: Tensor, token: int) -> None:
+    """Note whether the position that moved most holds the token."""
+    if float(moved.max()) <= _STILL:
+        return
+    one = layer.sample(0).storages[0]
+    assert isinstance(one, Blocks)
+    index = one.query_index if side == "query" else one.key_index
+    block, position = divmod(int(moved.argmax()), moved.shape[1])
+    found = position if index is None else int(index[block, position])
+    tally.right[token] = found == token
+    if found != token:
+        axis = (layer.query if side == "query" else layer.key)[0]
+        tally.first_wrong = tally.first_wrong or f"token {token} at {_cell(axis, token)}, moved {_cell(axis, found)}"
+
+
+def _cell(axis: Axis, token: int) -> str:
+    assert isinstance(axis, PatchGrid)
+    cell = int(axis.cells[token]) if token >= 0 else -1
+    return f"row {cell // axis.cols} col {cell % axis.cols}" if cell >= 0 else f"token {token}"
+
+
+def _moved(layer: AttentionLayer, side: Name) -> list[Tensor]:
+    """Return how far each position moved in each sample, against the first: `[block, position]`."""
+
+    def typical(change: Tensor) -> Tensor:
+        squared = change.square()
+        return squared.median(-1).values if signed else squared.mean(-1)
+
+    signed = False
+    blocks = [layer.sample(sample).storages[0] for sample in range(layer.sample_count)]
+    sources = [one.source for one in blocks if isinstance(one, Blocks)]
+    first = sources[0]
+    if isinstance(first, Factored):
+        values = [(source.q if side == "query" else source.k).double() for source in sources]  # type: ignore[union-attr]
+        changes = [one - values[0] for one in values]
+        size = values[0].square().mean().clamp(min=1e-20)
+    else:
+        changes = [_change(source.weights, first.weights) for source in sources]
+        changes = [one if side == "query" else one.transpose(-1, -2) for one in changes]
+        size = torch.ones(())
+        signed = bool((first.weights < 0).any())
+    return [typical(change).sum(1) / size for change in changes]
+
+
+def _change(now: Tensor, before: Tensor) -> Tensor:
+    """Return how the logits behind weights changed, up to what only the sum of a row did to all its keys.
+
+    A query that moved changes its whole row, a key its whole column. Mixed heads may be negative and
+    have no logits: there the weights themselves are compared.
+    """
+    if bool((before < 0).any()) or bool((now < 0).any()):
+        return (now - before).double()
+    moved = now.double().clamp(min=1e-12).log() - before.double().clamp(min=1e-12).log()
+    return moved - moved.median(-1, keepdim=True).values
+
+
+def _copied(call: Call) -> dict[str, Any]:
+    return {
+        name: tensor.detach().clone() for name in ("q", "k", "weights") if (tensor := getattr(call, name)) is not None
+    }
+
+
+def _passed(weights: Tensor, call: Call, key: int) -> Tensor:
+    """Return weights by which each query takes one key's value, times a number that is its own.
+
+    Where that key's own value moves, all queries move: so this is done with the first and with the last key.
+    """
+    source = _logits(weights) if call.q is None or call.q.shape[:-1] != weights.shape[:-1] else call.q
+    pattern = torch.randn(source.shape[-1], generator=torch.Generator().manual_seed(11)).to(source)
+    out = torch.zeros_like(weights)
+    out[..., key] = (source / source.norm(dim=-1, keepdim=True).clamp(min=1e-6)) @ pattern
+    return out
+
+
+def _logits(weights: Tensor) -> Tensor:
+    if bool((weights < 0).any()):
+        return weights * weights.shape[-1]
+    logits = weights.clamp(min=1e-12).log()
+    return logits - logits.median(-1, keepdim=True).values
+
+
+def box_changed(picture: Tensor, box: tuple[float, float, float, float], number: int, *, by: float = 1.0) -> Tensor:
+    """Return a picture `[3, row, col]` with noise added in a box, most in its middle."""
+    x0, y0, x1, y1 = box
+    noise = torch.randn(picture.shape, generator=torch.Generator().manual_seed(number))
+    return picture + by * noise * (_bump(y0, y1, picture.shape[1])[:, None] * _bump(x0, x1, picture.shape[2]))
+
+
+def _bump(start: float, stop: float, length: int) -> Tensor:
+    """Return a hill between two edges, zero outside, at the middle of each pixel."""
+    along = ((torch.arange(length) + 0.5 - start) / (stop - start)).clamp(0, 1)
+    return torch.sin(along * torch.pi).square()
