@@ -174,6 +174,8 @@ def _neighbourhoods(
     lead = "".join(own for place, own in enumerate(weights.labels) if place not in (row, dim))
     alone = [place for place, own in enumerate(value.labels) if own not in weights.labels]
     keys = _placed(_cut(first(plain(value.ids)), alone), value.labels, lead + label)
+    if not bool(keys.any()):
+        return None
     keys = keys.expand([*(weights.ids.shape[weights.place(own)] for own in lead), -1])
     return query, report(Seen(query=query.movedim((row, dim), (-2, -1)).squeeze(-1), key=keys))
 

@@ -98,7 +98,7 @@ class Grids:
             self._found[key] = len(self.known) - 1
         return self._found[key]
 
-    def ids(self, number: int, *, sample: Int[Tensor, "*any"], index: Int[Tensor, "*any"]) -> Int[Tensor, "*any"]:
+    def ids(self, number: int, *, sample: Int[Tensor, "*#any"], index: Int[Tensor, "*#any"]) -> Int[Tensor, "..."]:
         """Return the ids of tokens of a grid."""
         grid = self.known[number]
         return grid.offset + sample * grid.count + index

@@ -135,6 +135,12 @@ def thin(values: Shaped[Tensor, "..."]) -> Shaped[Tensor, "..."]:
     return values
 
 
+def thinned(ids: Tensor, dim: int) -> Float[Tensor, "..."]:
+    """Return the numbers with a dimension that repeats in memory repeated without it, as channels do after a copy."""
+    values = plain(ids)
+    return values.narrow(dim, 0, 1).expand(values.shape) if is_constant(values, [dim]) else values
+
+
 def is_constant(values: Shaped[Tensor, "..."], dims: Sequence[int]) -> bool:
     """Whether the numbers do not change along some dimensions."""
     small = thin(values)

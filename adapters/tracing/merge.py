@@ -40,6 +40,8 @@ def _merge(sets: Int[Tensor, "set part"], grids: Grids) -> tuple[Int[Tensor, " s
     high = sets.amax(1)
     out = torch.where(high > 0, MIXED, NOTHING)
     same = (low == high) & (high > 0)
+    if bool((~same & (high > 0)).any()):  # a token beside padding is a block that the edge cut off
+        same &= (sets > 0).all(1)
     out = torch.where(same, high, out)
     todo = torch.nonzero((high > 0) & ~same).flatten()
     if not len(todo):

@@ -72,7 +72,7 @@ class TraceMode(TorchFunctionMode):
             if isinstance(value, list | tuple):
                 parts = [lose(part) for part in value]
                 return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
-            if isinstance(value, Tensor) and value.is_floating_point():
+            if isinstance(value, Tensor) and (value.is_floating_point() or value.is_complex()):
                 return make(torch.full((), float(MIXED), dtype=torch.float64).expand(value.shape), story)
             return value
 

@@ -82,7 +82,8 @@ def joined(parts: Sequence[Tensor], dim: int, *, roles: Sequence[str], grids: Gr
 
 def _learned(part: Tensor, known: Ids, dim: int, *, role: str, grids: Grids) -> Float[Tensor, "..."]:
     """Return the ids of learned tokens that stand along `dim`."""
-    number = grids.number(kind="special", shape=(part.shape[dim],), role=role, name=role)
+    name = (role, part.untyped_storage().data_ptr())  # two branches may each have a class token
+    number = grids.number(kind="special", shape=(part.shape[dim],), role=role, name=name)
     sample = _samples(known, part.shape[0], grids=grids).reshape([-1, *[1] * (part.dim() - 1)])
     index = torch.arange(part.shape[dim]).reshape([-1 if place == dim else 1 for place in range(part.dim())])
     return grids.ids(number, sample=sample, index=index).to(torch.float64).expand(part.shape)

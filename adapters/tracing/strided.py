@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from .grids import MIXED, Grids
-from .ids import Ids, Story, first, make, plain, thin, told
+from .ids import Ids, Story, first, make, plain, thin, thinned, told
 from .merge import merged
 
 
@@ -53,6 +53,7 @@ def strided(ids: Ids, kernel: Kernel, *, lengths: Sequence[int], grids: Grids) -
     """Return `[..., *lengths]`: the tokens of the new map, for ids `[..., *map]`."""
     if len(lengths) == 1 and kernel.size == kernel.stride != (1,) and kernel.padding == (0,):
         return _runs(ids, kernel.size[0], lengths[0], grids=grids)
+    ids = make(thinned(ids, -len(lengths) - 1), ids.story)
     if all(s == 1 for s in kernel.stride):
         return make(_picked(plain(ids), kernel, lengths), ids.story)
     # A cell begins half a stride before the middle of its window.
@@ -63,8 +64,9 @@ def strided(ids: Ids, kernel: Kernel, *, lengths: Sequence[int], grids: Grids) -
     maps = first(small.expand(*lead, *ids.shape[len(lead) :]).reshape(-1, *ids.shape[len(lead) :]))
     number = grids.whole(maps)
     if number is None:
-        picked = first(_picked(plain(ids), kernel, lengths))
-        return make(grids.coarsened(picked, kernel.stride, shift=shift), story)
+        picked = thin(_picked(plain(ids), kernel, lengths))
+        coarse = grids.coarsened(first(picked), kernel.stride, shift=shift)
+        return make(coarse.to(torch.float64).expand(*ids.shape[: len(lead)], *lengths), story)
     target = grids.coarse(number, kernel.stride, shift=shift, shape=lengths)
     return _map_of(target, maps, lead=lead, shape=(*ids.shape[: len(lead)], *lengths), story=story, grids=grids)
 
@@ -75,7 +77,9 @@ def _picked(values: Float[Tensor, "..."], kernel: Kernel, lengths: Sequence[int]
         axis = values.dim() - len(lengths) + place
         chosen = torch.arange(n) * s + int(middle)
         if n != values.shape[axis] or not torch.equal(chosen, torch.arange(n)):
-            values = values.index_select(axis, chosen.clamp(0, values.shape[axis] - 1))
+            small = thin(values).expand(*thin(values).shape[: -len(lengths)], *values.shape[-len(lengths) :])
+            shape = (*values.shape[:axis], n, *values.shape[axis + 1 :])
+            values = small.index_select(axis, chosen.clamp(0, values.shape[axis] - 1)).expand(shape)
     return values
 
 

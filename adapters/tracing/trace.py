@@ -112,7 +112,7 @@ def trace(model: nn.Module, *, shape: tuple[int, ...], call: Callable[[nn.Module
 
     state = State(grids=grids, roles=_roles(twin), attention=report, residual=residual, folded=folded)
     mode = TraceMode(state, buffers=frozenset(buffer.data_ptr() for buffer in twin.buffers() if buffer.numel()))
-    with torch.no_grad(), mode:
+    with torch.random.fork_rng(devices=[]), torch.no_grad(), mode:  # stochastic depth draws numbers
         call(twin, given)
     return Trace(events=tuple(events), grids=grids, others=others, lost=state.lost)
 
