@@ -8,7 +8,6 @@ Classes are matched exactly: a subclass may do anything.
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -108,8 +107,21 @@ def _flat(transform: Any) -> Iterable[Any]:
     elif _kind(transform) == "torch.nn.modules.container.Sequential":
         for step in transform:
             yield from _flat(step)
+    elif _kind(transform) == "torchvision.transforms._presets.ImageClassification":
+        yield from _preset(transform)
     else:
         yield transform
+
+
+def _preset(preset: Any) -> Iterable[Any]:
+    """Yield the steps of ImageClassification, what torchvision's weights bring with them."""
+    from torchvision import transforms  # type: ignore[import-untyped]
+
+    yield transforms.Resize(preset.resize_size, interpolation=preset.interpolation, antialias=preset.antialias)
+    yield transforms.CenterCrop(preset.crop_size)
+    yield transforms.PILToTensor()
+    yield transforms.ConvertImageDtype()
+    yield transforms.Normalize(mean=preset.mean, std=preset.std)
 
 
 def _kind(step: Any) -> str:
@@ -146,12 +158,6 @@ def _resize(step: Any, geometry: Geometry) -> Geometry:
     if step.max_size is not None and long > step.max_size:
         short, long = int(step.max_size * short / long), step.max_size
     return geometry.then(Resize(size_px=(short, long) if width <= height else (long, short)))
-
-
-def _preset(step: Any, geometry: Geometry) -> Geometry:
-    """ImageClassification, what torchvision's weights bring with them: a resize and a center crop."""
-    resized = _resize(SimpleNamespace(size=step.resize_size, max_size=None), geometry)
-    return _center_crop(SimpleNamespace(size=step.crop_size), resized)
 
 
 def _resize_keep_ratio(step: Any, geometry: Geometry) -> Geometry:
@@ -212,7 +218,6 @@ _READERS: dict[str, Callable[[Any, Geometry], Geometry]] = {
     _V1 + "ConvertImageDtype": _same,
     _V1 + "Normalize": _same,
     _V1 + "Grayscale": _same,
-    "torchvision.transforms._presets.ImageClassification": _preset,
     _V2 + "geometry.Resize": _resize,
     _V2 + "geometry.CenterCrop": _center_crop,
     _V2 + "geometry.Pad": _pad,

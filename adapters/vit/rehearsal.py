@@ -71,7 +71,7 @@ def rehearse(model: nn.Module, *, shape: tuple[int, ...], call: CallModel) -> Re
         if recording is None:
             return Rehearsal(problem="its attention cannot be seen")
     except Exception as problem:  # whatever a forward raises over a size
-        return Rehearsal(problem=said(problem) if str(problem).strip() else type(problem).__name__)
+        return Rehearsal(problem=said(problem).rstrip("!"))
     found = Rehearsal(
         attends=tuple(_attends(twin, recording.calls)),
         unseen=recording.unseen,

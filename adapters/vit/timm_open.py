@@ -3,22 +3,20 @@
 import os
 import socket
 import textwrap
-import warnings
 import weakref
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies
 
 import timm
-import torch
 from timm.data.imagenet_info import ImageNetInfo, infer_imagenet_subset
 from torch import Tensor, nn
 
 from mmattn.errors import DownloadError, FormatError, InputError, MmattnError, ModelError, NotFoundError, nearest
 from mmattn.interception.protocol import Opened
 
+from .checkpoints import read_state, reason
 from .timm_names import check_attention, check_known, is_plain
 
 _HUB_FILES = ("model.safetensors", "open_clip_model.safetensors", "pytorch_model.bin", "open_clip_pytorch_model.bin")
@@ -64,7 +62,7 @@ def open_model(name: str, *, weights: Path | None = None, plain: bool) -> Opened
         check_known(base)
         check_attention(base)
         _check_reads(base, plain=plain)
-        model = _with_state(base, state=read_state(path), path=path)
+        model = _with_state(base, state=read_state(path, library="timm"), path=path)
         return Opened(model=_ready(model), weights=path.name)
     if os.path.isdir(base) or "/" in base or base.startswith("hf-hub:"):
         address = f"local-dir:{base}" if os.path.isdir(base) else "hf-hub:" + base.removeprefix("hf-hub:")
@@ -95,62 +93,6 @@ def _check_reads(name: str, *, plain: bool) -> None:
             f"{name} is {'not ' if plain else ''}a plain vision transformer. timm.vit reads those and timm.models all "
             f'others. Open it by name: mmattn.attend("timm:{name}", ...).'
         )
-
-
-def read_state(path: Path) -> dict[str, Tensor]:
-    """Return the tensors of a checkpoint; never runs code from the file.
-
-    Raises
-    ------
-    InputError
-        The file is not there.
-    FormatError
-        It is no safetensors file and no plain torch checkpoint.
-
-    """
-    _check_there(path)
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            return dict(load_file(str(path)))
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch's remarks on foreign pickles: the error below says what matters
-            state: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a file from outside: unpicklers raise nearly anything
-        raise FormatError(
-            f"'{path.name}' cannot be read as a checkpoint ({_reason(error, most=120)}). It would be "
-            "safetensors, or a torch file of tensors alone. Save model.state_dict() with safetensors.torch.save_file."
-        ) from None
-    for key in ("state_dict", "model", "teacher", "module"):
-        if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
-            state = state[key]
-    tensors = {str(k): v for k, v in state.items() if isinstance(v, Tensor)} if isinstance(state, Mapping) else {}
-    if not tensors:
-        raise FormatError(f"'{path.name}' holds no tensors by name. It would be a state dict. Save model.state_dict().")
-    return tensors
-
-
-def _check_there(path: Path) -> None:
-    """Check that a checkpoint can be looked at, is a file, and has bytes."""
-    try:
-        there = path.is_file()
-        empty = there and path.stat().st_size == 0
-    except (OSError, ValueError) as error:  # no permission, a name too long
-        raise InputError(
-            f"The checkpoint '{path.name[:100]}' cannot be looked at: {getattr(error, 'strerror', None) or error}. "
-            "It would be a file that may be read. Check the path and its permissions."
-        ) from error
-    if not there:
-        raise InputError(f"There is no checkpoint '{path}'. Pass timm:NAME@FILE with a .safetensors or .pth file.")
-    if empty:
-        raise FormatError(f"'{path.name}' is empty (0 bytes). It would be a checkpoint. Copy or save it again.")
-
-
-def _reason(error: Exception, *, most: int) -> str:
-    """Return the first line of another library's error, cut between words, without a full stop at its end."""
-    line = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-    return textwrap.shorten(line, width=most, placeholder=" ...").rstrip(".: ") or type(error).__name__
 
 
 def _converted(weights: Path) -> Path:
@@ -198,7 +140,7 @@ def _create(name: str, *, state_dict: dict[str, Tensor] | None = None, num_class
     except Exception as error:
         if state_dict is not None or isinstance(error, MmattnError):
             raise
-        raise _unreachable(name, f"{type(error).__name__}: {_reason(error, most=160)}") from None
+        raise _unreachable(name, f"{type(error).__name__}: {reason(error, most=160)}") from None
     return model
 
 
