@@ -141,7 +141,7 @@ def arranged(call: Call, order: Order, *, forbidden: Bool[Tensor, "*lead query k
     return Blocks(
         source=Factored(
             q=order.four(q),
-            k=k if order.is_plain else order.four(k),
+            k=k if order.is_plain and k.dim() == 4 else order.four(k),
             scale=float(q.shape[-1]) ** -0.5 if call.scale is None else call.scale,
             mask=mask if boolean else None if allowed is None else allowed.to(q.device),
             bias=None if boolean else mask,
@@ -153,6 +153,6 @@ def arranged(call: Call, order: Order, *, forbidden: Bool[Tensor, "*lead query k
 
 def _mask(mask: Shaped[Tensor, "..."], order: Order, shape: tuple[int, ...]) -> Shaped[Tensor, "_a _b _c _d"]:
     """Return a mask as `[#block, #head, #query, #key]`."""
-    if order.is_plain and mask.dim() <= 4:
+    if order.is_plain and len(shape) == 4:
         return mask.reshape((1,) * (4 - mask.dim()) + tuple(mask.shape))
     return order.four(mask.expand(shape))
