@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
@@ -120,7 +121,7 @@ def _preset(preset: Any) -> Iterable[Any]:
     yield transforms.Resize(preset.resize_size, interpolation=preset.interpolation, antialias=preset.antialias)
     yield transforms.CenterCrop(preset.crop_size)
     yield transforms.PILToTensor()
-    yield transforms.ConvertImageDtype()
+    yield transforms.ConvertImageDtype(torch.float)
     yield transforms.Normalize(mean=preset.mean, std=preset.std)
 
 
