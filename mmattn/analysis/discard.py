@@ -43,7 +43,7 @@ def discard_threshold(layer: AttentionLayer, *, heads: str, ratio: float) -> flo
 
 
 def _bits(layer: AttentionLayer, heads: str) -> Iterator[Tensor]:
-    for weights in stream.fused_rows(layer, heads):
+    for weights in stream.fused_rows(layer, heads, absolute=not layer.has_shares):
         yield weights.float().clamp(min=0).flatten().view(torch.int32)
 
 

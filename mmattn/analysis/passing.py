@@ -114,19 +114,15 @@ def _moved(
     return way.move(row.T).T
 
 
-def no_shares(layer: AttentionLayer) -> bool:
-    """Whether a layer's rows have no fixed sum, so that they are divided by the sum of their absolute weights."""
-    return layer.normalized in ("signed", "none")
-
-
 def _as_the_model(
     layer: AttentionLayer, row: Float[Tensor, "query one"], recipe: Recipe, beside: float
 ) -> tuple[Float[Tensor, "key one"], Float[Tensor, "query one"]]:
     floor = discard_threshold(layer, heads=recipe.head_fusion, ratio=recipe.discard_ratio)
-    if no_shares(layer):
+    if not layer.has_shares:
         sums = rows.absolute_sums(layer, heads=recipe.head_fusion, floor=floor)[:, None]
         asked = torch.where(sums > 0, row / sums.clamp(min=torch.finfo(sums.dtype).tiny), 0.0)
-        return (1 - beside) * rows.apply_transposed(layer, asked, heads=recipe.head_fusion, floor=floor), row
+        passed = rows.apply_transposed(layer, asked, heads=recipe.head_fusion, floor=floor, absolute=True)
+        return (1 - beside) * passed, row
     if recipe.head_fusion == "mean" and floor is None:
         return (1 - beside) * rows.apply_transposed(layer, row), row
     # Rows were changed: divide what comes down by their new sums first.

@@ -8,10 +8,11 @@ builds tokens x tokens. Abnar & Zuidema (2020), "Quantifying Attention Flow in T
 Where we depart: they multiply whole matrices from below; the product's row is the same. D restores
 rows to one only where something changed their sum (max or min over heads, discarded weights);
 vit-explain divides *columns* by row sums there, which we do not repeat. Mass that the model gave to
-no token (a sink column) stays lost and is reported, it is not spread over the rest. Weights without a
-fixed sum (heads mixed after the softmax, differences of two softmaxes, overlapping neighborhoods) are
-divided by the sum of their absolute values: the paper's w is a share, and so must be what it is weighed
-against. Between stages whose grids differ rows move by the overlap of places (`mmattn.analysis.chain`).
+no token (a sink column) stays lost and is reported, it is not spread over the rest. Weights that are no
+shares (heads mixed after the softmax, differences of two softmaxes, overlapping neighborhoods) are taken
+by their absolute values and divided by their sum: the paper's w is a share, and so must be what it is
+weighed against; in which direction a value counted is not what rollout tells. Between stages whose
+grids differ rows move by the overlap of places (`mmattn.analysis.chain`).
 """
 
 from collections.abc import Iterable
@@ -22,7 +23,7 @@ from torch import Tensor
 
 from mmattn.analysis.chain import Chain, link, writes_special_only
 from mmattn.analysis.look import notes, one_sample
-from mmattn.analysis.passing import Recipe, Standing, from_the_top, no_shares
+from mmattn.analysis.passing import Recipe, Standing, from_the_top
 from mmattn.analysis.queries import Query, Question, ask, marked
 from mmattn.errors import InputError, ModelError, NotFoundError
 from mmattn.schema.axes import Axis, Slots
@@ -95,20 +96,19 @@ def rollout(
     layers, count = _layers(maps, stream, start_layer)
     first = start_layer % count
     chain = link(layers, start=first, most=count - 1)
-    signed = any(step.layer.normalized == "signed" for step in chain.steps)
     asked, question, above = _asked(chain, query, readout=maps.readout)
     passed = from_the_top(chain, asked, recipe)
     axis = _finest(chain.bottoms.values())
     values = _joined(passed.rows, chain.bottoms, axis)
     tokens, places = marked(question, above, axis)
-    outside = None if signed else max(0.0, 1 - float(values.sum()))
+    outside = max(0.0, 1 - float(values.sum()))
     return Relevance(
         values=values,
         axis=axis,
         query_axis=Slots.count(1),
         labels=(question.label,),
         method="rollout",
-        unit="signed relevance" if signed else "share",
+        unit="share",
         parameters={
             "layers": f"{first} to {count - 1}" + (" and the pool" if len(layers) > count else ""),
             "head_fusion": head_fusion,
@@ -117,7 +117,7 @@ def rollout(
             **_said(maps, chain, passed.lost, outside),
         },
         uniform=None if passed.uniform is None else _joined(passed.uniform, chain.bottoms, axis),
-        outside=None if outside is None else values.new_tensor([outside]),
+        outside=values.new_tensor([outside]),
         query_tokens=(tokens,),
         query_places=(places,),
         media=maps.media[0] if maps.media else None,
@@ -184,16 +184,17 @@ def _joined(found: Standing, bottoms: dict[str, Axis], axis: Axis) -> Float[Tens
     return first
 
 
-def _said(maps: AttentionMaps, chain: Chain, lost: dict[str, float], outside: float | None) -> dict[str, object]:
+def _said(maps: AttentionMaps, chain: Chain, lost: dict[str, float], outside: float) -> dict[str, object]:
     """Return what a caption must say: what was lost and where, notes of layers, what was left out."""
     shares = [f"{100 * share:.2g} % ({name})" for name, share in lost.items() if share > _WORTH_SAYING]
     layers = [step.layer for step in reversed(chain.steps)]
-    divided = sum(map(no_shares, layers))
+    divided = sum(not layer.has_shares for layer in layers)
+    given_away = outside - sum(lost.values())  # to padding, a sink: by the layers themselves
     said = {
-        "outside": "" if outside is None or outside < _WORTH_SAYING else f"{100 * outside:.2g} %",
+        "outside": f"{100 * given_away:.2g} %" if given_away > _WORTH_SAYING else "",
         "not passed on": ", ".join(shares),
         "note": notes(layers),
-        "rows brought to one": f"in {divided} of {len(layers)} layers" if divided else "",
+        "absolute weights": f"in {divided} of {len(layers)} layers" if divided else "",
         "beside it": ", ".join(f"{count} layers of {name}" for name, count in chain.beside.items()),
         "left out": maps.left_out_phrase(),
     }

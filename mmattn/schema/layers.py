@@ -126,6 +126,11 @@ class AttentionLayer:
         return len(self.storages) == 1 and isinstance(first, Blocks) and first.all_allowed
 
     @property
+    def has_shares(self) -> bool:
+        """Whether weights are shares of a row: never negative, with a fixed sum."""
+        return self.normalized in ("over_keys", "over_keys_and_outside")
+
+    @property
     def device(self) -> torch.device:
         """Where the weights live."""
         return self.storages[0].device

@@ -101,12 +101,17 @@ def apply(
 
 
 def apply_transposed(
-    layer: AttentionLayer, x: Float[Tensor, "query dim"], *, heads: Heads = "mean", floor: float | None = None
+    layer: AttentionLayer,
+    x: Float[Tensor, "query dim"],
+    *,
+    heads: Heads = "mean",
+    floor: float | None = None,
+    absolute: bool = False,
 ) -> Float[Tensor, "..."]:
     """Return x^T A, transposed to `[key, dim]`; with `heads="each"` `[head, key, dim]`.
 
     Where few rows of x are not zero only those rows of A are computed, so that following one
-    class token down from the last layer costs one row.
+    class token down from the last layer costs one row. `absolute`: of the absolute values of A.
     """
     _check_side(x, len(layer.query_axis), "query")
     x = x.to(layer.device)
@@ -115,7 +120,7 @@ def apply_transposed(
     few = floor is None and len(wanted) * 4 <= len(x)
     out: Tensor | None = None
     for rows in some_rows(layer, wanted) if few else all_rows(layer):
-        weights = fused_before(rows.weights, heads, floor)
+        weights = fused_before(rows.weights.abs() if absolute else rows.weights, heads, floor)
         count = len(layer.key_axis) + 1  # the last row takes what goes to no token
         if rows.first is not None:
             given = x[rows.first : rows.first + weights.shape[1]].to(weights.dtype)
@@ -151,10 +156,10 @@ def rows_of(layer: AttentionLayer, queries: Sequence[int], *, heads: Heads = "me
     return apply_transposed(layer, one_hot(layer, queries), heads=heads).transpose(-1, -2)
 
 
-def fused_rows(layer: AttentionLayer, heads: Heads) -> Iterator[Float[Tensor, "..."]]:
-    """Yield the weights of all pairs of tokens, heads fused, some rows at a time."""
+def fused_rows(layer: AttentionLayer, heads: Heads, *, absolute: bool = False) -> Iterator[Float[Tensor, "..."]]:
+    """Yield the weights (or their absolute values) of all pairs of tokens, heads fused, some rows at a time."""
     for rows in all_rows(layer):
-        fused = fused_before(rows.weights, heads).mean(dim=0)
+        fused = fused_before(rows.weights.abs() if absolute else rows.weights, heads).mean(dim=0)
         real = (rows.query >= 0)[:, None] & (rows.key >= 0)
         yield fused if bool(real.all()) else fused[real]
 
@@ -162,11 +167,11 @@ def fused_rows(layer: AttentionLayer, heads: Heads) -> Iterator[Float[Tensor, ".
 def absolute_sums(
     layer: AttentionLayer, *, heads: Heads = "mean", floor: float | None = None
 ) -> Float[Tensor, " query"]:
-    """Return for each query the sum of its weights without their signs, heads fused."""
+    """Return for each query the sum of the absolute values of its weights, heads fused after that."""
     out: Tensor | None = None
     for rows in all_rows(layer):
-        fused = fused_before(rows.weights, heads, floor).mean(dim=0)
-        sums = torch.where(rows.key >= 0, fused.abs(), 0.0).sum(dim=-1) * rows.coefficient.abs()
+        fused = fused_before(rows.weights.abs(), heads, floor).mean(dim=0)
+        sums = torch.where(rows.key >= 0, fused, 0.0).sum(dim=-1) * rows.coefficient.abs()
         out = sums.new_zeros(len(layer.query_axis) + 1) if out is None else out
         out.index_add_(0, _or_last(rows.query, len(out)), sums)
     assert out is not None

@@ -158,7 +158,7 @@ def test_a_pool_that_leaves_the_registers_out_is_still_who_asks():
     assert found.parameters["layers"] == "0 to 1 and the pool"
 
 
-def test_signed_weights_are_no_shares_and_nothing_is_called_outside():
+def test_signed_weights_are_no_shares_and_rollout_takes_them_by_their_size():
     axis = grid(rows=1, cols=2, special=())
     layer = AttentionLayer(
         name="difference",
@@ -169,9 +169,13 @@ def test_signed_weights_are_no_shares_and_nothing_is_called_outside():
         storage=(Blocks(source=Dense(weights=torch.tensor([[[[0.8, -0.3], [0.2, 0.3]]]]))),),
     )
     maps = AttentionMaps(layers=(layer,))
-    for found in (look(maps, query=0), rollout(maps, query=0)):
-        assert found.unit == "signed relevance"
-        assert found.outside is None
+    found = look(maps, query=0)
+    assert found.unit == "signed relevance"
+    assert found.outside is None
+    rolled = rollout(maps, query=0)
+    assert torch.allclose(rolled.values[0], torch.tensor([0.5 + 0.5 * 8 / 11, 0.5 * 3 / 11]))
+    assert rolled.unit == "share"
+    assert rolled.parameters["absolute weights"] == "in 1 of 1 layers"
 
 
 def test_layers_counted_from_the_end_are_named_from_the_start():

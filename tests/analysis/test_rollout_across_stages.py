@@ -274,8 +274,10 @@ def test_a_branch_that_nobody_reads_is_not_followed_and_said():
     assert found.parameters["beside it"] == "2 layers of vision.inner"
 
 
-@pytest.mark.parametrize(("low", "normalized", "unit"), [(0.0, "none", "share"), (-0.5, "signed", "signed relevance")])
-def test_weights_without_a_fixed_sum_are_weighed_as_shares_of_their_absolute_sum(low, normalized, unit):
+@pytest.mark.parametrize(
+    ("low", "normalized", "unit"), [(0.0, "none", "relevance"), (-0.5, "signed", "signed relevance")]
+)
+def test_weights_that_are_no_shares_are_taken_as_shares_of_their_absolute_sum(low, normalized, unit):
     axis = patches(2, 3)
     generator = torch.Generator().manual_seed(4)
     matrices = [3 * torch.rand(2, 6, 6, generator=generator) + low for _ in range(2)]
@@ -293,13 +295,13 @@ def test_weights_without_a_fixed_sum_are_weighed_as_shares_of_their_absolute_sum
     ]
     product = torch.eye(6, dtype=torch.float64)
     for matrix in matrices:
-        mean = matrix.double().mean(0)
-        product = (0.5 * torch.eye(6) + 0.5 * mean / mean.abs().sum(-1, keepdim=True)) @ product
+        mean = matrix.double().abs().mean(0)
+        product = (0.5 * torch.eye(6) + 0.5 * mean / mean.sum(-1, keepdim=True)) @ product
     found = rollout(maps_of(*layers), query=3)
     assert torch.allclose(found.values[0].double(), product[3], atol=1e-6)
-    assert found.unit == unit
-    assert found.parameters["rows brought to one"] == "in 2 of 2 layers"
-    assert look(maps_of(*layers), query=3).unit == ("relevance" if normalized == "none" else unit)
+    assert found.unit == "share"
+    assert found.parameters["absolute weights"] == "in 2 of 2 layers"
+    assert look(maps_of(*layers), query=3).unit == unit
 
 
 def test_a_pool_whose_query_is_the_mean_token_asks_by_it():
