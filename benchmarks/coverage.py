@@ -146,9 +146,7 @@ def _tried(member: Member, probes: int) -> Line:
     left_out = _left_out(adapter, model, recording.calls, base)
     if not layers:
         return Line(member=member, none=True, left_out=left_out, problem=left_out[0] if left_out else "no layer")
-    plain = member.unfused(model)
-    weights = compared(layers, own_weights(plain, lambda: member.call(plain, base)))
-    del plain
+    weights = compared(layers, _own(member, model, base))
     places = probed(
         model,
         layers=layers,
@@ -159,6 +157,11 @@ def _tried(member: Member, probes: int) -> Line:
         probes=probes,
     )
     return Line(member=member, weights=weights, places=places, left_out=left_out)
+
+
+def _own(member: Member, model: nn.Module, base: Tensor) -> list[Tensor]:
+    plain = member.unfused(model)
+    return own_weights(plain, lambda: member.call(plain, base))
 
 
 def joined(adapter: Adapter, model: nn.Module, calls: Sequence[Call], pixels: Tensor) -> Sequence[AttentionLayer]:

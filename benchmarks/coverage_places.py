@@ -222,19 +222,21 @@ class Trial:
         ]
         batch = torch.stack([self.base, *views])
         runs = [self._layers(batch, key) for key in ((0, -1) if self.passing else (0,))]
-        for number, side in sides:
-            moved = [_moved(layers[number], side) for layers in runs]
-            least = [torch.stack(each).amin(0) for each in zip(*moved, strict=True)]
-            for at, token in enumerate(tokens):
-                mean = torch.stack(least[1 + at * repeats : 1 + (at + 1) * repeats]).mean(0)
-                _count(tallies[number, side], runs[0][number], side, mean, token)
+        for number in sorted({number for number, _ in sides}):
+            moved = [_moved(layers[number]) for layers in runs]
+            for side in [side for at, side in sides if at == number]:
+                least = (
+                    torch.stack([one[side] for one in moved]).amin(0)[1:].unflatten(0, (len(tokens), repeats)).mean(1)
+                )
+                for token, one in zip(tokens, least, strict=True):
+                    _count(tallies[number, side], runs[0][number], side, one, token)
 
     def dead_end(self, token: int) -> str:
         """Return the module behind which nothing moves any more; empty if there is none that could pass."""
         batch = torch.stack([self.base, self.changed(self.base, self.axis.place(token), 1)])
         last = ""
         for layer in self._layers(batch, 0):
-            if any(float(_moved(layer, side)[1].max()) > _STILL for side in SIDES):
+            if any(float(moved[1].max()) > _STILL for moved in _moved(layer).values()):
                 last = layer.name
         return "" if last in self.passing else last
 
@@ -273,39 +275,44 @@ def _cell(axis: Axis, token: int) -> str:
     return f"row {cell // axis.cols} col {cell % axis.cols}" if cell >= 0 else f"token {token}"
 
 
-def _moved(layer: AttentionLayer, side: Name) -> list[Tensor]:
-    """Return how far each position moved in each sample, against the first: `[block, position]`."""
-
-    def typical(change: Tensor) -> Tensor:
-        squared = change.square()
-        return squared.median(-1).values if signed else squared.mean(-1)
-
-    signed = False
+def _moved(layer: AttentionLayer) -> dict[Name, Tensor]:
+    """Return how far each position of each side moved, `[sample, block, position]`, against the first sample."""
     blocks = [layer.sample(sample).storages[0] for sample in range(layer.sample_count)]
     sources = [one.source for one in blocks if isinstance(one, Blocks)]
-    first = sources[0]
-    if isinstance(first, Factored):
-        values = [(source.q if side == "query" else source.k).double() for source in sources]  # type: ignore[union-attr]
-        changes = [one - values[0] for one in values]
-        size = values[0].square().mean().clamp(min=1e-20)
-    else:
-        changes = [_change(source.weights, first.weights) for source in sources]
-        changes = [one if side == "query" else one.transpose(-1, -2) for one in changes]
-        size = torch.ones(())
-        signed = bool((first.weights < 0).any())
-    return [typical(change).sum(1) / size for change in changes]
+    if isinstance(sources[0], Factored):
+        return {
+            "query": _apart([source.q for source in sources if isinstance(source, Factored)]),
+            "key": _apart([source.k for source in sources if isinstance(source, Factored)]),
+        }
+    return _redistributed([source.weights for source in sources if not isinstance(source, Factored)])
 
 
-def _change(now: Tensor, before: Tensor) -> Tensor:
-    """Return how the logits behind weights changed, up to what only the sum of a row did to all its keys.
+def _apart(values: Sequence[Tensor]) -> Tensor:
+    size = values[0].square().mean().clamp(min=1e-20)
+    return torch.stack([(one - values[0]).square().sum(1).mean(-1) / size for one in values])
+
+
+def _redistributed(weights: Sequence[Tensor]) -> dict[Name, Tensor]:
+    """Return how the logits behind weights changed, less what a row's sum did to all its keys.
 
     A query that moved changes its whole row, a key its whole column. Mixed heads may be negative and
-    have no logits: there the weights themselves are compared.
+    have no logits: there the weights themselves are compared, by what most of a row or column did.
     """
-    if bool((before < 0).any()) or bool((now < 0).any()):
-        return (now - before).double()
-    moved = now.double().clamp(min=1e-12).log() - before.double().clamp(min=1e-12).log()
-    return moved - moved.median(-1, keepdim=True).values
+    signed = any(bool((one < 0).any()) for one in weights)
+    given = [one if signed else _logits(one) for one in weights]
+    found: dict[Name, list[Tensor]] = {"query": [], "key": []}
+    for one in given:
+        squared = (one - given[0]).square()
+        for side, dim in (("query", -1), ("key", -2)):
+            typical = squared.median(dim).values if signed else squared.mean(dim)
+            found["query" if side == "query" else "key"].append(typical.sum(1))
+    return {side: torch.stack(each) for side, each in found.items()}
+
+
+def _logits(weights: Tensor) -> Tensor:
+    """Return the logits of weights, less the mean of each row."""
+    logits = weights.clamp(min=1e-12).log()
+    return logits - logits.mean(-1, keepdim=True)
 
 
 def _copied(call: Call) -> dict[str, Any]:
@@ -319,18 +326,13 @@ def _passed(weights: Tensor, call: Call, key: int) -> Tensor:
 
     Where that key's own value moves, all queries move: so this is done with the first and with the last key.
     """
-    source = _logits(weights) if call.q is None or call.q.shape[:-1] != weights.shape[:-1] else call.q
+    source = call.q
+    if source is None or source.shape[:-1] != weights.shape[:-1]:
+        source = weights * weights.shape[-1] if bool((weights < 0).any()) else _logits(weights)
     pattern = torch.randn(source.shape[-1], generator=torch.Generator().manual_seed(11)).to(source)
     out = torch.zeros_like(weights)
     out[..., key] = (source / source.norm(dim=-1, keepdim=True).clamp(min=1e-6)) @ pattern
     return out
-
-
-def _logits(weights: Tensor) -> Tensor:
-    if bool((weights < 0).any()):
-        return weights * weights.shape[-1]
-    logits = weights.clamp(min=1e-12).log()
-    return logits - logits.median(-1, keepdim=True).values
 
 
 def box_changed(picture: Tensor, box: tuple[float, float, float, float], number: int, *, by: float = 1.0) -> Tensor:
