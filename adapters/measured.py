@@ -34,20 +34,21 @@ THINNEST = 4
 
 @dataclass(frozen=True, kw_only=True)
 class _Scale:
-    """How coordinates of one side are written: `step` levels a pixel, beginning again every `period` pixels."""
+    """How coordinates of one side are written: `step` levels a pixel, from `first` on again every `period` pixels."""
 
     side: int
     step: float
     period: int
+    first: int = 0
 
     @property
     def levels(self) -> UInt8[np.ndarray, " pixel"]:
         """Return the level of every pixel of the side."""
-        within = np.arange(self.side) % self.period
+        within = (np.arange(self.side) - self.first) % self.period
         return np.asarray(np.floor(_LOW + within * self.step + 1e-6), dtype=np.uint8)
 
     def within(self, levels: Float[np.ndarray, " pixel"]) -> Float[np.ndarray, " pixel"]:
-        """Return the coordinate within the period."""
+        """Return the coordinate within its period."""
         return np.asarray((levels - _LOW) / self.step + 0.5 * max(1.0, 1 / self.step))
 
 
@@ -104,15 +105,13 @@ def _coarse(side: int) -> _Scale:
 
 
 def _fine(side: int, roughly: Float[np.ndarray, " pixel"]) -> _Scale:
-    """Return a scale of whole levels a pixel (or pixels a level) that is as fine as the model's pixels."""
+    """Return a scale of whole levels a pixel, or pixels a level: four levels to a pixel of the model."""
     slope = abs(np.ptp(roughly)) / max(1, len(roughly) - 1)
-    if slope >= 8:
-        step = 1 / int(slope / 4)
-    elif slope >= 1:
-        step = float(max(1, _LEVELS // side))
-    else:
-        step = float(max(_LEVELS // side, min(12, np.ceil(1 / max(slope, 1e-3)))))
-    return _Scale(side=side, step=step, period=max(1, int(_LEVELS / step + 1e-6)))
+    a_pixel = max(_LEVELS // side, min(12, np.ceil(4 / max(slope, 1e-3))))
+    step = 1 / int(slope / 4) if slope > 4 else float(a_pixel)
+    period = max(1, int(_LEVELS / step + 1e-6))
+    first = 0 if period >= side else max(0, int(roughly.min() - side / _LEVELS - 4 * max(1.0, slope)))
+    return _Scale(side=side, step=step, period=period, first=first)
 
 
 def _levels(run: Run, *, scales: tuple[_Scale, _Scale], named: str) -> Float[np.ndarray, "2 row col"]:
@@ -165,10 +164,13 @@ def _line(
     within, u = scale.within(profile), np.flatnonzero(there) + 0.5
     if len(within) != len(roughly):
         raise _strange(named, "treats two pictures of one size differently")
-    x = within + scale.period * np.round((roughly - within) / scale.period)
-    chosen = _straight(roughly, scale=scale, slope=(roughly[-1] - roughly[0]) / (len(roughly) - 1))
+    x = scale.first + within + scale.period * np.round((roughly - scale.first - within) / scale.period)
+    slope = (roughly[-1] - roughly[0]) / (len(roughly) - 1)
+    chosen = _straight(roughly, scale=scale, slope=slope)
+    if np.ptp(u[chosen]) < 0.5 * np.ptp(u):
+        raise _strange(named, "shows too little of it to be measured")
     a, b = np.polyfit(u[chosen], x[chosen], 1)
-    if a <= 0:
+    if not 0.5 * slope < a < 2 * slope:
         raise _strange(named, "turns, mirrors or bends it")
     best = _nearest(x[chosen], u[chosen], side=scale.side, slope=float(a), shift=float(b), there=there)
     if best is None:
@@ -206,13 +208,13 @@ def _nearest(
 def _straight(roughly: Float[np.ndarray, " pixel"], *, scale: _Scale, slope: float) -> Bool[np.ndarray, " pixel"]:
     """Return the pixels whose value is their coordinate: no new period and no edge of the picture near."""
     blur = 0.0 if scale.period >= scale.side else scale.side / _LEVELS  # of the coarse scale
-    within = roughly % scale.period
+    within = (roughly - scale.first) % scale.period
     for reach in (3.0, 2.0, 1.5, 1.0, 0.6):
         margin = reach * max(1.0, slope)
         kept = (roughly > margin) & (roughly < scale.side - margin)
         if scale.period < scale.side:
             kept &= (within > margin + blur) & (within < scale.period - margin - blur)
-        if kept.sum() >= 8:
+        if kept.sum() >= 8 and np.ptp(roughly[kept]) >= 0.5 * np.ptp(roughly):
             return np.asarray(kept)
     return np.asarray(kept) if kept.sum() >= 2 else np.ones(len(roughly), dtype=bool)
 

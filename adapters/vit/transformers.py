@@ -30,7 +30,6 @@ from ..hub import said
 from ..pixels import Geometry, Size
 from .layouts import PictureFacts, left_out, picture_layers
 from .pictures import CallModel, bring, checked_options, class_score, phrase, runner
-from .timm_tokens import readout_of as readout_of_timm
 from .transformers_input import TransformersOptions, native_size, photo_tensor
 from .transformers_open import families, is_picture_model, open_model, opens_config, takes
 
@@ -159,7 +158,7 @@ def readout_of(model: nn.Module) -> str:
     config: Any = model.config
     named = type(model).__name__
     if isinstance(inner := getattr(model, "timm_model", None), nn.Module):
-        return readout_of_timm(inner)
+        return {"token": "cls", "avg": "mean", "map": "pool"}.get(str(getattr(inner, "global_pool", "")), "")
     classifies = "ForImageClassification" in named
     if not classifies and ("For" in named or named.endswith(("Backbone", "Encoder"))):
         return ""

@@ -20,8 +20,11 @@ from mmattn.schema.media import Photo
 from ..hub import said
 from ..measured import THINNEST, measured_geometry
 from ..pixels import Geometry, Resize, Size
-from ..transforms import LARGEST_PX, read_transform, run_transform
+from ..transforms import read_transform, run_transform
 from .pictures import SizeOptions
+
+# Of a picture that is thinner a crop would show a sliver, after a resize to millions of pixels.
+_THINNEST_SHARE = 32
 
 # Attributes by which a processor does more than resize; off where the whole picture is asked for.
 _MORE = ("do_center_crop", "do_pad", "do_thumbnail", "do_align_long_axis", "keep_aspect_ratio")
@@ -281,15 +284,13 @@ def _sides(size: Any) -> dict[str, int]:
 def _check_shape(size_px: Size, *, processor: Any, overrides: dict[str, Any]) -> None:
     """Refuse a picture that is too thin to be measured, or that would grow beyond memory before it is cut."""
     sides = _sides(overrides.get("size") or getattr(processor, "size", None))
-    long = sides.get("shortest_edge", 0) * max(size_px) / min(size_px)
-    if "longest_edge" in sides:
-        long = min(long, sides["longest_edge"])
-    if min(size_px) < THINNEST or sides.get("shortest_edge", 0) * long > LARGEST_PX:
+    grows = set(sides) == {"shortest_edge"} or bool(getattr(processor, "do_thumbnail", False))
+    if min(size_px) < THINNEST or (grows and max(size_px) > _THINNEST_SHARE * min(size_px)):
         wide = "wider than it is long" if size_px[0] > size_px[1] else "longer than it is wide"
         raise InputError(
             f"The picture of {size_px[0]} x {size_px[1]} px is too thin for {type(processor).__name__}: far {wide}. "
-            f"It would have {THINNEST} px on each side, and no more than {LARGEST_PX:,} px when it is resized. "
-            "Crop it first, or pass options=TransformersOptions(crop=False)."
+            f"It would have {THINNEST} px on each side, and where the shorter side is brought to a size, the longer at "
+            f"most {_THINNEST_SHARE} times as many. Crop it first, or pass options=TransformersOptions(crop=False)."
         )
 
 
