@@ -2,6 +2,8 @@
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from windowed import patches, windowed
 
 from mmattn.analysis import look, rollout
@@ -310,3 +312,39 @@ def test_a_pool_whose_query_is_the_mean_token_asks_by_it():
     found = rollout(maps)
     assert found.labels == ("attention pool",)
     assert torch.allclose(found.values[0].double(), fused(maps[0])[0], atol=1e-6)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    st.integers(0, 10_000),
+    st.sampled_from(["mean", "max", "min"]),
+    st.sampled_from([0.0, 0.4]),
+    st.sampled_from([0.0, 0.5, 0.8]),
+    st.lists(st.sampled_from(["plain", "pooled keys", "pooled queries"]), min_size=1, max_size=4),
+)
+def test_any_stack_of_stages_equals_its_whole_matrices(seed, fusion, discard, residual, kinds):
+    """From below: every layer as a matrix from its queries to what the stack below it wrote, rows brought to one."""
+    standing = carrier = patches(8, 8)
+    product, layers = None, []
+    for depth, kind in enumerate(kinds):
+        coarse = patches(max(1, standing.rows // 2), max(1, standing.cols // 2))
+        query = coarse if kind == "pooled queries" else standing
+        key = coarse if kind == "pooled keys" else standing
+        one = layer(str(depth), query, key, seed=seed + depth, residual="pooled" if query is coarse else "identity")
+        layers.append(one)
+        weights = one.weights().double()
+        matrix = {"mean": weights.mean(0), "max": weights.amax(0), "min": weights.amin(0)}[fusion]
+        drop = int(matrix.numel() * discard)
+        if drop:
+            flat = matrix.flatten().clone()
+            flat[flat.topk(drop, largest=False).indices] = 0
+            matrix = flat.view_as(matrix)
+        beside = residual * spread(query, carrier, carrier.rows // query.rows)
+        joined = beside + (1 - residual) * matrix @ spread(key, carrier, carrier.rows // key.rows)
+        if drop or fusion != "mean":
+            sums = residual + (1 - residual) * matrix.sum(-1, keepdim=True)
+            joined = joined / torch.where(sums > 0, sums, 1.0)
+        product = joined if product is None else joined @ product
+        standing = carrier = query
+    found = rollout(maps_of(*layers), query="mean", head_fusion=fusion, discard_ratio=discard, residual_weight=residual)
+    assert torch.allclose(found.values[0].double(), product.mean(0), atol=3e-6)

@@ -114,12 +114,20 @@ def check(maps, expected):
     assert found.query_places == (((32.0, 56.0, 40.0, 64.0),),)
 
 
-def test_rollout_of_swin_equals_matrices_written_out_in_float64(swin):
-    check(placed_by_hand(swin), written_out(swin))
+def attended(swin):
+    """The places as the adapter finds them."""
+    model, x = swin
+    return mmattn.attend(model, inputs=x)
 
 
-def test_the_mask_of_swin_is_a_border_though_its_softmax_was_only_seen(swin):
-    maps = placed_by_hand(swin)
+@pytest.mark.parametrize("placed", [placed_by_hand, attended])
+def test_rollout_of_swin_equals_matrices_written_out_in_float64(swin, placed):
+    check(placed(swin), written_out(swin))
+
+
+@pytest.mark.parametrize("placed", [placed_by_hand, attended])
+def test_the_mask_of_swin_is_a_border_though_its_softmax_was_only_seen(swin, placed):
+    maps = placed(swin)
     corner = look(maps, layer=1, query=255)
     assert torch.nonzero(corner.reach[0]).flatten().tolist() == [14 * 16 + 14, 14 * 16 + 15, 15 * 16 + 14, 255]
     assert look(maps, layer=0, query=255).reach.sum() == 16
