@@ -16,6 +16,7 @@ from mmattn.interception.calls import Call
 from mmattn.schema.layers import AttentionLayer
 
 from ..pixels import Geometry
+from ..tracing.branches import branches
 from ..tracing.layers import joined, layer_of
 from ..tracing.trace import Trace, trace
 
@@ -72,7 +73,8 @@ def picture_layers(calls: Sequence[Call], facts: PictureFacts) -> tuple[Attentio
     known = trace_of(facts)
     found, _ = joined(calls, known)
     geometries = facts.geometries * facts.shape[0] if len(facts.geometries) == 1 else facts.geometries
-    return tuple(layer_of(pair, known, geometries, stream="vision") for pair in found)
+    streams = [f"vision.{branch}" if branch else "vision" for branch in branches([p.event for p in found], known.grids)]
+    return tuple(layer_of(p, known, geometries, stream=own) for p, own in zip(found, streams, strict=True))
 
 
 _REASONS = {
