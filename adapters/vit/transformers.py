@@ -32,6 +32,7 @@ from .layouts import PictureFacts, left_out, picture_layers
 from .pictures import CallModel, bring, checked_options, class_score, phrase, runner
 from .transformers_input import TransformersOptions, native_size, photo_tensor
 from .transformers_open import families, is_picture_model, open_model, opens_config, takes
+from .transformers_patches import images_of, is_cut, patches_of
 
 __all__ = ["TransformersOptions", "TransformersVit", "adapter"]
 
@@ -202,7 +203,8 @@ def _in_order(model: nn.Module, inputs: Float[Tensor, "sample channel row col"])
     """Return the noise by which an MAE that hides nothing also shuffles nothing: it sorts its patches by it."""
     if not takes(model, "noise") or _hiera_parts(model):
         return {}
-    patch: Any = model.config.patch_size
+    config: Any = model.config
+    patch = config.patch_size
     high, wide = (patch, patch) if isinstance(patch, int) else patch
     count = (inputs.shape[2] // high) * (inputs.shape[3] // wide)
     return {"noise": torch.arange(count, device=inputs.device).float().expand(len(inputs), -1)}
@@ -212,6 +214,8 @@ def _pixel_values(inputs: Any, *, model: nn.Module) -> Any:
     """Return the pixel values of what the user passed: what an image processor returns has them inside."""
     if not isinstance(inputs, Mapping):
         return inputs
+    if takes(model, "spatial_shapes") and is_cut(inputs) and "pixel_values" in inputs:
+        return images_of(inputs)
     more = [name for name, value in inputs.items() if name != "pixel_values" and value is not None]
     more = [name for name in more if name != "labels" and takes(model, name)]
     if more or "pixel_values" not in inputs:
@@ -230,6 +234,9 @@ def _call(model: nn.Module, size: Size, *, options: TransformersOptions, more: M
 
     def call(alive: nn.Module, pixels: Tensor) -> Any:
         _forget_hooks(alive)
+        if takes(alive, "spatial_shapes"):
+            config: Any = alive.config
+            return alive(**patches_of(pixels, patch_px=config.patch_size), **settings)
         return alive(pixel_values=pixels, **settings)
 
     return call

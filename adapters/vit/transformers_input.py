@@ -22,6 +22,7 @@ from ..measured import THINNEST, measured_geometry
 from ..pixels import Geometry, Resize, Size
 from ..transforms import read_transform, run_transform
 from .pictures import SizeOptions
+from .transformers_patches import images_of, is_cut
 
 # Of a picture that is thinner a crop would show a sliver, after a resize to millions of pixels.
 _THINNEST_SHARE = 32
@@ -110,6 +111,8 @@ def processor_of(model: nn.Module) -> Any:
     if config.model_type == "timm_wrapper":
         return made(pretrained_cfg=_timm_config(model))
     processor = made()
+    if hasattr(processor, "max_num_patches") and hasattr(config, "num_patches"):
+        return made(max_num_patches=config.num_patches, patch_size=config.patch_size)
     size = native_size(model)
     return processor if size is None else made(**_sized(processor, size))
 
@@ -175,7 +178,7 @@ def _processed(
             f"{named} cannot take the picture of {size}: {said(problem)}. It takes pictures that its size "
             f"({getattr(processor, 'size', None)}) allows. Pass a larger picture, or another processor."
         ) from problem
-    values = encoded.get("pixel_values")
+    values = images_of(encoded) if is_cut(encoded) else encoded.get("pixel_values")
     if not isinstance(values, Tensor) or values.ndim != 4 or len(values) != 1:
         found = f"{list(values.shape)}" if isinstance(values, Tensor) else type(values).__name__
         raise InputError(

@@ -34,6 +34,9 @@ _OTHERS = (
     "grid_thw",
 )
 
+# What a forward may need beside pixel_values: the shape and mask of patches that were cut already (SigLIP 2).
+_OF_PATCHES = {"pixel_attention_mask", "spatial_shapes"}
+
 # Attributes of a config whose model looks at frames.
 _VIDEO = ("num_frames", "tubelet_size", "num_frames_per_video")
 
@@ -63,7 +66,9 @@ def is_picture_class(cls: type) -> bool:
         return False
     taken = dict(list(inspect.signature(cls.forward).parameters.items())[1:])
     needed = {name for name, one in taken.items() if one.default is one.empty and one.kind is one.POSITIONAL_OR_KEYWORD}
-    if next(iter(taken), "") != "pixel_values" or needed - {"pixel_values"} or any(name in taken for name in _OTHERS):
+    if next(iter(taken), "") != "pixel_values" or any(name in taken for name in _OTHERS):
+        return False
+    if needed - {"pixel_values"} - (_OF_PATCHES if set(taken) >= _OF_PATCHES else set()):
         return False
     kind = getattr(cls.config_class, "model_type", "")
     return kind not in MODEL_FOR_VIDEO_CLASSIFICATION_MAPPING_NAMES and kind not in VIDEO_PROCESSOR_MAPPING_NAMES

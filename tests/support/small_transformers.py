@@ -79,6 +79,21 @@ KINDS = {
     "SigLIP's tower": Kind(
         build=of("SiglipVisionModel", "SiglipVisionConfig", **PLAIN), layers=3, readout="pool", tokens=1
     ),
+    "SigLIP 2's tower": Kind(
+        build=of(
+            "Siglip2VisionModel",
+            "Siglip2VisionConfig",
+            hidden_size=32,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            intermediate_size=64,
+            num_patches=16,
+            patch_size=16,
+        ),
+        layers=3,
+        readout="pool",
+        tokens=1,
+    ),
     "YOLOS": Kind(
         build=of("YolosForObjectDetection", "YolosConfig", **{**PLAIN, "image_size": [64, 96]}, num_detection_tokens=5),
         layers=2,

@@ -57,6 +57,24 @@ def test_a_pool_has_the_weights_of_torchs_own_layer():
     assert maps[-1].kind == "cross"
 
 
+def test_patches_of_their_own_aspect_give_what_the_padded_ones_give():
+    model = member("SigLIP 2's tower")
+    processor = hf.Siglip2ImageProcessor(max_num_patches=16, patch_size=16)
+    encoded = processor(images=PHOTO, return_tensors="pt")
+    rows, cols = encoded["spatial_shapes"][0].tolist()
+    assert rows * cols < 16
+    maps = mmattn.attend(model, image=PHOTO)
+    axis = maps[0].query_axis
+    assert (axis.rows, axis.cols) == (rows, cols)
+    assert axis.place(0) == pytest.approx((0, 0, 90 / cols, 120 / rows))
+    with mmattn.capture(model) as recording, torch.no_grad():
+        padded = model(**encoded)
+    assert torch.allclose(maps.rerun().pooler_output, padded.pooler_output, atol=1e-5)
+    with_padding = recording.maps[0].weights()[:, : rows * cols, : rows * cols]
+    assert torch.allclose(maps[0].weights(), with_padding, atol=1e-5)
+    assert torch.equal(mmattn.attend(model, inputs=encoded)[0].weights(), maps[0].weights())
+
+
 def test_an_mae_that_hides_nothing_shuffles_nothing():
     model = member("MAE")
     maps = mmattn.attend(model, image=PHOTO)

@@ -10,6 +10,7 @@ from torchvision import transforms
 
 from mmattn.adapters.vit.transformers import TransformersOptions, adapter
 from mmattn.adapters.vit.transformers_input import photo_tensor, processor_of
+from mmattn.adapters.vit.transformers_patches import images_of, patches_of
 from mmattn.errors import InputError
 from mmattn.schema.media import Photo
 
@@ -132,8 +133,8 @@ def test_pictures_that_a_processor_cannot_take_are_refused_in_its_name():
 def test_processors_of_another_kind_are_refused():
     with pytest.raises(InputError, match="processor= is a int"):
         made(picture((64, 64)), 3)
-    with pytest.raises(InputError, match=r"makes pixel_values \[1, 256, 768\] of one picture"):
-        made(picture((64, 64)), hf.Siglip2ImageProcessor())
+    with pytest.raises(InputError, match=r"makes pixel_values \[1, 1, 3, 224, 224\] of one picture"):
+        made(picture((64, 64)), hf.VideoMAEImageProcessor())
 
 
 def test_a_transform_of_torchvision_is_taken():
@@ -187,6 +188,20 @@ def test_a_class_without_a_processor_says_so():
     )
     with pytest.raises(InputError, match=r"no image processor for VitDetModel \(vitdet\).*Pass processor="):
         made(picture((64, 64)), None, model=model)
+
+
+def test_a_picture_cut_into_patches_is_an_image_again():
+    processor = hf.Siglip2ImageProcessor(max_num_patches=40, patch_size=8)
+    tensor, geometry = made(picture((300, 200)), processor)
+    assert (str(geometry), tensor.shape) == ("resized to 64 x 40 px", (3, 40, 64))
+    encoded = processor(images=Image.fromarray(picture((300, 200))), return_tensors="pt")
+    again = patches_of(tensor[None], patch_px=8)
+    assert torch.equal(again["pixel_values"], encoded["pixel_values"])
+    assert again["spatial_shapes"].tolist() == encoded["spatial_shapes"].tolist() == [[5, 8]]
+    with pytest.raises(InputError, match="one by one"):
+        images_of(processor(images=[picture((300, 200)), picture((200, 300))], return_tensors="pt"))
+    with pytest.raises(InputError, match=r"for 7 x 7 patches"):
+        images_of({"pixel_values": torch.zeros(1, 40, 192), "spatial_shapes": [[7, 7]]})
 
 
 SQUEEZED = {
