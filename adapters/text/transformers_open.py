@@ -1,18 +1,16 @@
 """Opening text encoders of transformers: folders and names on the hub, whole, safetensors only."""
 
-import socket
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
-from urllib.request import getproxies
 
 import torch
 from torch import nn
 
 from mmattn.errors import DownloadError, InputError, MmattnError, ModelError
 from mmattn.interception.protocol import Opened
+
+from ..hub import check_reachable, no_bar, said
 
 # model_type in config.json; each is held by a test against the library's own eager weights.
 FAMILIES = ("albert", "bert", "camembert", "distilbert", "electra", "mpnet", "roberta", "xlm-roberta")
@@ -44,15 +42,15 @@ def open_model(name: str, *, weights: Path | None) -> Opened:
         model, tokenizer = _load(where, local=True)
     except MmattnError:
         raise
-    except (OSError, ValueError) as problem:
+    except Exception as problem:  # files from outside: their readers raise nearly anything
         if Path(where).exists():
             raise _unreadable(where, problem) from problem
         try:
-            _check_reachable()
+            check_reachable()
             model, tokenizer = _load(where, local=False)
         except MmattnError:
             raise
-        except (OSError, ValueError) as from_hub:
+        except Exception as from_hub:
             raise _not_on_hub(where, from_hub) from from_hub
     labels = getattr(model.config, "id2label", None) if "Classification" in type(model).__name__ else None
     return Opened(
@@ -74,7 +72,7 @@ def _load(where: str, *, local: bool) -> tuple[Any, Any]:
             f"opens encoders of these kinds: {', '.join(FAMILIES)}. Open it yourself and pass the module."
         )
     loader = getattr(transformers, config.architectures[0], transformers.AutoModel)
-    with _no_bar():
+    with no_bar():
         model, report = loader.from_pretrained(
             where, local_files_only=local, use_safetensors=True, output_loading_info=True, dtype=torch.float32
         )
@@ -87,47 +85,19 @@ def _load(where: str, *, local: bool) -> tuple[Any, Any]:
     return model.eval(), transformers.AutoTokenizer.from_pretrained(where, local_files_only=local)
 
 
-@contextmanager
-def _no_bar() -> Iterator[None]:
-    """Leave out the bar over tensors that are read in a moment (transformers 5 shows one)."""
-    from transformers.utils import logging
-
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()  # type: ignore[no-untyped-call]
-
-
-def _check_reachable() -> None:
-    """Fail at once where the hub's name does not resolve: its client retries for half a minute."""
-    from huggingface_hub import constants
-
-    host = urlsplit(constants.ENDPOINT).hostname
-    if host and not getproxies():
-        socket.getaddrinfo(host, 443)  # socket.gaierror is an OSError
-
-
 def _unreadable(where: str, problem: Exception) -> InputError:
     return InputError(
-        f"The folder {where} cannot be opened: {_said(problem)}. It should hold config.json, model.safetensors and the "
+        f"The folder {where} cannot be opened: {said(problem)}. It should hold config.json, model.safetensors and the "
         "tokenizer's files. Save the model there with save_pretrained."
     )
 
 
 def _not_on_hub(where: str, problem: Exception) -> DownloadError:
     return DownloadError(
-        f"hf:{where} could not be had from the Hugging Face hub: {_said(problem)}. It is neither a folder nor in "
+        f"hf:{where} could not be had from the Hugging Face hub: {said(problem)}. It is neither a folder nor in "
         "the hub's cache on this machine. Check the name and the network, pass a folder, or mmattn:minilm, which needs "
         "no hub."
     )
-
-
-def _said(problem: Exception) -> str:
-    lines = [line.strip() for line in str(problem).splitlines() if line.strip()] or [type(problem).__name__]
-    return lines[0].rstrip(".")[:300]
 
 
 def tokenizer_of(model: nn.Module) -> Any:
