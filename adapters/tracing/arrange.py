@@ -124,15 +124,17 @@ def arranged(call: Call, order: Order, *, forbidden: Bool[Tensor, "*lead query k
     """Return the storage of a call, `[block, head, query, key]`.
 
     Keys that a mask forbids by a large negative number are forbidden here, so that a row's reach is
-    known; what the model gave them (e^-50 at most) is then 0.
+    known; what the model gave them (e^-50 at most) is then 0. Where the trace saw no mask at all,
+    every key was allowed.
     """
     allowed = None
     if forbidden is not None:
         allowed = ~order.four(_for_each_head(forbidden, prod(order.lead)))[:, :1]
     if call.q is None or call.k is None:
         assert call.weights is not None
-        allowed = None if allowed is None else allowed.to(call.weights.device)
-        return Blocks(source=Dense(weights=order.four(call.weights), mask=allowed))
+        if allowed is None:
+            allowed = torch.ones(1, 1, 1, call.weights.shape[-1], dtype=torch.bool)
+        return Blocks(source=Dense(weights=order.four(call.weights), mask=allowed.to(call.weights.device)))
     q, k = broadcast(call.q, call.k)
     if k.shape[:-2] != q.shape[:-2] and not order.is_plain:
         k = k.repeat_interleave(q.shape[-3] // k.shape[-3], dim=-3)

@@ -4,8 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Int
-from torch import Tensor
 
 from mmattn.interception.calls import Call
 from mmattn.schema.axes import Axis
@@ -59,9 +57,7 @@ def layer_of(pair: Joined, trace: Trace, geometries: tuple[Geometry, ...], *, st
     """Return the layer of one attention; `geometries` has one entry a sample."""
     call, event = pair.call, pair.event
     order = order_of(call, event)
-    keys = order.in_blocks(event.key)
-    queries = keys if event.folded else _landing(order.in_blocks(event.query), keys)
-    query, key = side_of(queries, trace.grids), side_of(keys, trace.grids)
+    query, key = (side_of(order.in_blocks(ids), trace.grids) for ids in (event.query, event.key))
     stored = arranged(call, order, forbidden=event.forbidden)
     blocks = replace(
         stored,
@@ -82,22 +78,6 @@ def layer_of(pair: Joined, trace: Trace, geometries: tuple[Geometry, ...], *, st
         storage=(blocks,),
         note="; ".join(dict.fromkeys(side.why for side in (query, key) if side.why)),
     )
-
-
-def _landing(query: Int[Tensor, "block query"], key: Int[Tensor, "block key"]) -> Int[Tensor, "block query"]:
-    """Return the token that each row writes to.
-
-    It is the token that asks, unless the same tokens ask in every window (GCViT's global queries):
-    then row i of a window writes to the window's own token i.
-    """
-    if len(query) == 1 or query.shape != key.shape or _distinct(query) or not _distinct(key):
-        return query
-    return key
-
-
-def _distinct(ids: Int[Tensor, "block token"]) -> bool:
-    real = ids[ids > 0]
-    return len(torch.unique(real)) == len(real)
 
 
 def _axes(side: Side, geometries: tuple[Geometry, ...]) -> tuple[Axis, ...]:

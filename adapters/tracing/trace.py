@@ -13,7 +13,7 @@ from mmattn.interception.owner import module_paths, nearest_path, running_module
 
 from .contract import Seen
 from .grids import Grids
-from .ids import Ids, Story, compact, make
+from .ids import Ids, Story, compact, make, thin
 from .mode import TraceMode
 from .state import State
 
@@ -29,7 +29,7 @@ class Event:
     module
         Path of the module that made it.
     query, key
-        `[*lead, query]` and `[*lead, key]`, ids.
+        `[*lead, query]` and `[*lead, key]`, ids of the tokens that rows write to, and look at.
     forbidden
         Where a mask keeps a query from a key; None if nowhere.
     residual
@@ -98,7 +98,8 @@ def trace(model: nn.Module, *, shape: tuple[int, ...], call: Callable[[nn.Module
             others[path] = seen.kind
             return -1
         masked = None if seen.forbidden is None else compact(seen.forbidden)
-        events.append(Event(module=path, query=compact(seen.query), key=compact(seen.key), forbidden=masked))
+        query = _landing(seen.query, seen.key)
+        events.append(Event(module=path, query=compact(query), key=compact(seen.key), forbidden=masked))
         return len(events) - 1
 
     def residual(number: int, ours: Ids, theirs: Ids) -> None:
@@ -108,13 +109,25 @@ def trace(model: nn.Module, *, shape: tuple[int, ...], call: Callable[[nn.Module
     def folded(numbers: frozenset[int]) -> None:
         for number in numbers:
             assert number >= 0
-            events[number] = replace(events[number], folded=True)
+            events[number] = replace(events[number], folded=True, query=events[number].key)
 
     state = State(grids=grids, roles=_roles(twin), attention=report, residual=residual, folded=folded)
     mode = TraceMode(state, buffers=frozenset(buffer.data_ptr() for buffer in twin.buffers() if buffer.numel()))
     with torch.random.fork_rng(devices=[]), torch.no_grad(), mode:  # stochastic depth draws numbers
         call(twin, given)
     return Trace(events=tuple(events), grids=grids, others=others, lost=state.lost)
+
+
+def _landing(query: Int[Tensor, "*lead query"], key: Int[Tensor, "*lead key"]) -> Int[Tensor, "..."]:
+    """Return the token that each row writes to.
+
+    It is the token that asks, unless the same few ask in every window (GCViT's global queries): then
+    row i of a window writes to the window's own token i.
+    """
+    if query.shape != key.shape:
+        return query
+    few = len(torch.unique(thin(query))) < len(torch.unique(thin(key)))
+    return key if few else query
 
 
 def _twin(model: nn.Module) -> nn.Module:
