@@ -8,7 +8,7 @@ picture is several parts, each with its border.
 import numpy as np
 from jaxtyping import Bool, Float
 
-from mmattn.render.marks import Lines
+from mmattn.render.marks import Heat, Lines
 from mmattn.schema.axes import PatchGrid
 from mmattn.schema.media import Photo
 from mmattn.schema.results import Relevance
@@ -17,6 +17,8 @@ COLOR = (255, 255, 255)
 WORD = "as far as attention could reach"
 # What the picture keeps of its light where attention could not reach.
 DIM = 0.5
+# Windows are one part, or four where they wrap around the picture.
+_MOST_PARTS = 8
 
 
 def inside(relevance: Relevance, grid: PatchGrid, *, row: int) -> Bool[np.ndarray, "row col"] | None:
@@ -31,11 +33,18 @@ def inside(relevance: Relevance, grid: PatchGrid, *, row: int) -> Bool[np.ndarra
     return cells.reshape(grid.rows, grid.cols)
 
 
-def line(cells: Bool[np.ndarray, "row col"], to_panel: Float[np.ndarray, "2 3"], *, width_px: float = 1.5) -> Lines:
-    """Return the border of some cells, in the coordinates that the affine leads to."""
-    sides = np.concatenate([_runs(cells), _runs(cells.T)[:, :, ::-1]])
-    paths = sides @ to_panel[:, :2].T + to_panel[:, 2]
-    return Lines(paths=paths, width_px=width_px, color=COLOR, name="reach")
+def line(cells: Bool[np.ndarray, "row col"], heat: Heat, *, width_px: float = 1.5) -> Lines:
+    """Return the border of some cells of a heat, in its panel's coordinates."""
+    upright = _runs(cells)
+    sides = np.concatenate([upright, _runs(cells.T)[:, :, ::-1]])
+    if heat.limits is not None:  # the outermost cells end where the model's sight ends
+        ends = np.array(heat.limits).reshape(2, 2)
+        sides = np.where(sides == 0, ends[0], np.where(sides == np.array(cells.shape[::-1]), ends[1], sides))
+    paths = sides @ heat.to_panel[:, :2].T + heat.to_panel[:, 2]
+    # Round scattered patches (grid attention) a line as strong as round a window would cover what is in them.
+    scattered = len(upright) > 2 * _MOST_PARTS
+    width = width_px / 2 if scattered else width_px
+    return Lines(paths=paths, width_px=width, halo=not scattered, color=COLOR, name="reach")
 
 
 def _runs(cells: Bool[np.ndarray, "a b"]) -> Float[np.ndarray, "side 2 2"]:
@@ -65,5 +74,12 @@ def dimmed(photo: Photo, grid: PatchGrid, cells: Bool[np.ndarray, "row col"]) ->
     # Cells and pixels are numbered by their corners; OpenCV numbers them by their centers.
     affine[:, 2] += affine[:, :2].sum(axis=1) / 2 - 0.5
     light = np.where(cells, 1.0, DIM).astype(np.float32)
-    light = np.asarray(cv2.warpAffine(light, affine, (wide, high), flags=cv2.INTER_NEAREST, borderValue=1.0))
-    return Photo(pixels=np.round(photo.pixels * light[:, :, None]).astype(np.uint8), name=photo.name)
+    flags, mode = cv2.INTER_NEAREST, cv2.BORDER_REPLICATE
+    light = np.asarray(cv2.warpAffine(light, affine, (wide, high), flags=flags, borderMode=mode))
+    x0, y0, x1, y1 = np.round(np.array(grid.seen_box()) * np.tile(zoom[:, 0], 2)).astype(int)
+    seen = np.zeros((high, wide, 1), dtype=bool)
+    seen[y0:y1, x0:x1] = True
+    return Photo(
+        pixels=np.where(seen, np.round(photo.pixels * light[:, :, None]), photo.pixels).astype(np.uint8),
+        name=photo.name,
+    )

@@ -30,6 +30,8 @@ SEPARATOR = " · "
 # What a picture keeps of its own color under a heat.
 SATURATION = 0.3
 
+# With more patches a side than this they are so small that a strong outline would cover them.
+_FINE = 40
 _ANY = Scale(vmin=0.0, vmax=1.0)
 _UNITS = {
     "share": "share of attention",
@@ -300,6 +302,7 @@ def unseen(grid: PatchGrid) -> Float[np.ndarray, "box 4"]:
 def query_marks(relevance: Relevance, *, row: int, width_px: float = 2.5) -> list[Mark]:
     """Return the outline of the patches that ask: a box, or a line round patches that form none."""
     grid = picture_axis(relevance)
+    width_px = min(width_px, 1.5) if max(grid.rows, grid.cols) > _FINE else width_px
     places = relevance.query_places[row] if relevance.query_places is not None else ()
     if places:  # patches of another grid: as one box where they fill one
         boxes = np.array(places, dtype=np.float64).reshape(-1, 4)
@@ -334,7 +337,7 @@ def _around(
         keys.append(Key(kind="unseen", word=veil.word))
     reached = border.inside(relevance, grid, row=row)
     if reached is not None:
-        marks.append(border.line(reached, heat.to_panel))
+        marks.append(border.line(reached, heat))
         keys.append(Key(kind="box", word=border.WORD, color=border.COLOR))
     if contour is not None:
         line = _contour(heat, contour)

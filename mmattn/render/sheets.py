@@ -159,7 +159,7 @@ def _tile_panel(relevance: Relevance, heat: Heat, tile: Photo | None, row: int) 
         marks.append(Unseen(boxes=dark))
     reached = border.inside(relevance, picture_axis(relevance), row=row)
     if reached is not None:
-        marks.append(border.line(reached, heat.to_panel, width_px=0.75))
+        marks.append(border.line(reached, heat, width_px=0.75))
     marks += query_marks(relevance, row=row, width_px=1.0)
     return Panel(space=space, marks=tuple(marks))
 

@@ -111,3 +111,32 @@ def test_patches_of_another_stage_that_ask_are_marked_by_their_places():
     assert whole.panels[0].keys[-1].word == "the patches that ask"
     apart = overlay(relevance(values, plain(), query_places=((left, below),)))
     assert apart.panels[0].boxes("query") == [left, below]
+
+
+def test_the_border_ends_where_the_sight_of_the_model_ends():
+    axis = PatchGrid(
+        roles=("content",) * 16, rows=4, cols=4, patch_px=(4, 4), size_px=(40, 40), cells=np.arange(16),
+        to_input=np.array([[2.5, 0, -5.0], [0, 2.5, -5.0]]), limits_px=(2.0, 2.0, 18.0, 18.0),
+    )  # fmt: skip
+    window = [(row, col) for row in range(4) for col in (0, 1)]
+    drawing = overlay(one_hot(axis, reach=reach_of(axis, window)), saturation=1.0)
+    assert sides(drawing) == [
+        ((0.0, 0.0), (0.0, 40.0)),
+        ((0.0, 0.0), (15.0, 0.0)),
+        ((0.0, 40.0), (15.0, 40.0)),
+        ((15.0, 0.0), (15.0, 40.0)),
+    ]
+    light = drawing.panels[0].marks[0].pixels[:, :, 0]
+    assert (light[:, :15] == 128).all()
+    assert (light[:, 15:] == 64).all()
+
+
+def test_scattered_patches_have_a_thin_border_that_leaves_their_heat_visible():
+    axis = plain(16, 16)
+    grid_attention = [(row, col) for row in range(0, 16, 4) for col in range(0, 16, 4)]
+    values = np.full(256, 0.1)
+    (thin,) = marks(overlay(relevance(values, axis, reach=reach_of(axis, grid_attention))), Lines, "reach")
+    (strong,) = marks(overlay(relevance(values, axis, reach=reach_of(axis, [(0, 0), (0, 1)]))), Lines, "reach")
+    assert thin.width_px < strong.width_px
+    assert strong.halo
+    assert not thin.halo
