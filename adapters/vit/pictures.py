@@ -25,6 +25,9 @@ Make = Callable[[Photo], tuple[Tensor, Geometry]]
 #: How a model is called with pixels [sample, channel, row, col].
 CallModel = Callable[[nn.Module, Tensor], Any]
 
+#: Makes an error of ours of one that a forward pass raised; None: that error goes on as it is.
+Explain = Callable[[nn.Module, Exception], MmattnError | None]
+
 
 @dataclass(frozen=True, kw_only=True)
 class SizeOptions:
@@ -286,14 +289,14 @@ def runner(
     inputs: Float[Tensor, "..."],
     *,
     call: CallModel,
-    explain: Callable[[nn.Module, Exception], MmattnError | None] | None = None,
+    explain: Explain | None = None,
 ) -> Callable[[], Any]:
     """Return a call of the model that does not keep it alive.
 
     Parameters
     ----------
     explain
-        Makes an error of ours of one that the forward raised; None from it: that error goes on as it is.
+        See `Explain`.
 
     """
     reference = weakref.ref(model)

@@ -6,6 +6,7 @@ the model cannot take fails there as it would for real, and every attention is s
 """
 
 import copy
+import re
 import weakref
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -13,12 +14,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from mmattn.errors import InputError, ModelError, NoAttentionError
+from mmattn.errors import InputError, MmattnError, ModelError, NoAttentionError
 from mmattn.interception import Call, Recording, capture
 
-from ..hub import said
 from ..pixels import Size
-from .pictures import CallModel
+from .checkpoints import reason
+from .layouts import PictureFacts, trace_of
+from .pictures import CallModel, Explain
 
 # Weights of one head in one call: at this many they take 1 GiB in single precision.
 MOST_WEIGHTS = 16_384**2
@@ -71,7 +73,7 @@ def rehearse(model: nn.Module, *, shape: tuple[int, ...], call: CallModel) -> Re
         if recording is None:
             return Rehearsal(problem="its attention cannot be seen")
     except Exception as problem:  # whatever a forward raises over a size
-        return Rehearsal(problem=said(problem).rstrip("!"))
+        return Rehearsal(problem=_why(problem))
     found = Rehearsal(
         attends=tuple(_attends(twin, recording.calls)),
         unseen=recording.unseen,
@@ -147,6 +149,38 @@ def check_size(
     )
 
 
+def explaining(size_px: Size, *, native_px: Size, advice: Callable[[], str]) -> Explain:
+    """Return what makes a sentence of a forward pass that failed at another size than the model's own.
+
+    Some sizes go well on the meta device and fail for real: an index that is out of range, say.
+    """
+
+    def explain(model: nn.Module, problem: Exception) -> MmattnError | None:
+        if size_px == native_px:
+            return None
+        return InputError(
+            f"{type(model).__name__} cannot take inputs of {size_px[0]} x {size_px[1]} px: "
+            f"{_why(problem)}. It takes {native_px[0]} x {native_px[1]} px. "
+            f"Leave the size (and keep_aspect) out{advice()}."
+        )
+
+    return explain
+
+
+def attends(facts: PictureFacts, *, explain: Explain) -> bool:
+    """Whether some attention is of one token to another; errors of the trace are explained."""
+    try:
+        return bool(trace_of(facts).events)
+    except MmattnError:
+        raise
+    except Exception as problem:  # whatever a forward raises over a size
+        model = facts.model()
+        ours = None if model is None else explain(model, problem)
+        if ours is None:
+            raise
+        raise ours from problem
+
+
 def check_attends(found: Rehearsal, *, named: str) -> None:
     """Check that a rehearsal saw attention between tokens.
 
@@ -185,6 +219,11 @@ def refuse_linear(found: Rehearsal | None, *, named: str) -> ModelError:
         "any query looks (linear attention, a global context), so its weights have no place to look from. Use a model "
         "with token attention (`mmattn models` lists them), or see them with mmattn.capture."
     )
+
+
+def _why(problem: Exception) -> str:
+    """Return the first sentence of another library's error."""
+    return re.split(r"[.!:;]\s", reason(problem, most=120))[0].rstrip("!")
 
 
 def _some(names: Iterable[str], *, most: int = 3) -> str:

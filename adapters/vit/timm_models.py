@@ -5,8 +5,9 @@ Nothing is written down by family here. Which token stands where is found by the
 """
 
 import inspect
+import warnings
 import weakref
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -15,17 +16,15 @@ import timm
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from mmattn.errors import InputError, MmattnError
 from mmattn.interception.calls import Call, Emit
 from mmattn.interception.protocol import MediaGiven, ModelFamily, Opened, Prepared
 from mmattn.schema.layers import AttentionLayer
 from mmattn.schema.media import Photo
 
-from ..hub import said
 from ..pixels import Geometry, Size
-from .layouts import PictureFacts, left_out, picture_layers, trace_of
+from .layouts import PictureFacts, left_out, picture_layers
 from .pictures import CallModel, bring, checked_options, phrase, runner
-from .rehearsal import check_attends, check_size, forget, meta_twin, refuse_linear, rehearse
+from .rehearsal import attends, check_attends, check_size, explaining, forget, meta_twin, refuse_linear, rehearse
 from .timm import claims_plain
 from .timm_input import TimmOptions, config_px, photo_tensor
 from .timm_names import is_plain, other_families
@@ -108,10 +107,11 @@ class TimmModels:
             check_attends(found, named=type(model).__name__)
         shape = tuple(brought.inputs.shape)
         facts = PictureFacts(model=weakref.ref(model), geometries=brought.geometries, shape=shape, call=call)
-        if not trace_of(facts).events:
+        explain = explaining(size, native_px=native_px(model), advice=lambda: _advice(model, size))
+        if not attends(facts, explain=explain):
             raise refuse_linear(found, named=type(model).__name__)
         return Prepared(
-            run=runner(model, brought.inputs, call=call, explain=_explaining(size)),
+            run=runner(model, brought.inputs, call=call, explain=explain),
             inputs=(brought.inputs,),
             media=brought.photos,
             facts=facts,
@@ -180,7 +180,7 @@ def _advice(model: nn.Module, size_px: Size) -> str:
     if hasattr(model, "set_input_size"):
         channels = _channels(model) or 3
         return f", or call model.set_input_size({high_wide}) before" if _settable(model, size_px, channels) else ""
-    if "img_size" in inspect.signature(type(model).__init__).parameters:
+    if any("img_size" in inspect.signature(cls).parameters for cls in type(model).__mro__):
         name = (getattr(model, "pretrained_cfg", None) or {}).get("architecture", "NAME")
         return f', or build it with timm.create_model("{name}", img_size={high_wide})'
     return ""
@@ -189,8 +189,8 @@ def _advice(model: nn.Module, size_px: Size) -> str:
 def _settable(model: nn.Module, size_px: Size, channels: int) -> bool:
     """Whether a model would take a size if it were set to it; tried on a twin."""
     try:
-        twin: Any = meta_twin(model)
-        twin.set_input_size((size_px[1], size_px[0]))
+        twin = meta_twin(model)
+        _set_size(twin, size_px)
     except Exception:  # windows that do not divide the size, or a model that cannot be copied
         return False
     return not rehearse(twin, shape=(1, channels, size_px[1], size_px[0]), call=call_timm).problem
@@ -209,8 +209,14 @@ def _fit(model: nn.Module, size_px: Size, *, channels: int) -> None:
         _set(model, size_px)
 
 
-def _set(model: Any, size_px: Size) -> None:
-    model.set_input_size((size_px[1], size_px[0]))
+def _set_size(model: Any, size_px: Size) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's remarks on how timm 1.0 resizes its tables
+        model.set_input_size((size_px[1], size_px[0]))
+
+
+def _set(model: nn.Module, size_px: Size) -> None:
+    _set_size(model, size_px)
     _set_to[model] = size_px
     forget(model)
 
@@ -224,21 +230,6 @@ def _call_at(size_px: Size) -> CallModel:
         return call_timm(model, pixels)
 
     return call
-
-
-def _explaining(size_px: Size) -> Callable[[nn.Module, Exception], MmattnError | None]:
-    """Return what makes a sentence of a failed forward pass at another size than the model's own."""
-
-    def explain(model: nn.Module, problem: Exception) -> MmattnError | None:
-        native = native_px(model)
-        if size_px == native:
-            return None
-        return InputError(
-            f"{type(model).__name__} cannot take inputs of {size_px[0]} x {size_px[1]} px: {said(problem)}. It was "
-            f"built for {native[0]} x {native[1]} px. Leave the size out{_advice(model, size_px)}."
-        )
-
-    return explain
 
 
 adapter = TimmModels()

@@ -21,7 +21,7 @@ from mmattn.schema.media import Photo
 from ..pixels import Geometry
 from .layouts import PictureFacts, left_out, picture_layers
 from .pictures import Features, bring, checked_options, class_score, phrase, runner
-from .rehearsal import check_attends, check_size
+from .rehearsal import check_attends, check_size, explaining
 from .torchvision_input import TorchvisionOptions, native_px, photo_tensor, unit_px
 from .torchvision_names import families
 from .torchvision_open import open_model
@@ -88,16 +88,18 @@ class TorchvisionVit:
         )
         if found is not None:
             check_attends(found, named=type(model).__name__)
+        facts = PictureFacts(
+            model=weakref.ref(model),
+            geometries=brought.geometries,
+            shape=tuple(brought.inputs.shape),
+            call=call_torchvision,
+        )
+        explain = explaining(brought.size_px, native_px=native_px(model), advice=lambda: "")
         return Prepared(
-            run=runner(model, brought.inputs, call=call_torchvision),
+            run=runner(model, brought.inputs, call=call_torchvision, explain=explain),
             inputs=(brought.inputs,),
             media=brought.photos,
-            facts=PictureFacts(
-                model=weakref.ref(model),
-                geometries=brought.geometries,
-                shape=tuple(brought.inputs.shape),
-                call=call_torchvision,
-            ),
+            facts=facts,
             preprocessing=phrase(brought.geometries),
             readout="cls" if hasattr(model, "class_token") else "mean",
         )

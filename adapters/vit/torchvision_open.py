@@ -2,12 +2,14 @@
 
 import math
 import os
+import socket
 import sys
 import textwrap
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 import torch
 from torch import Tensor, nn
@@ -73,6 +75,7 @@ def rehearsal_of(architecture: str) -> Rehearsal | None:
 
 def _fetched(architecture: str, entry: models.WeightsEnum) -> nn.Module:
     try:
+        _check_reachable(entry.url)
         model: nn.Module = models.get_model(architecture, weights=entry, progress=sys.stderr.isatty())
     except Exception as error:  # no network, a full disk, a hash that differs: many kinds
         raise DownloadError(
@@ -81,6 +84,14 @@ def _fetched(architecture: str, entry: models.WeightsEnum) -> nn.Module:
             f"local file (torchvision:{architecture}@FILE)."
         ) from None
     return model
+
+
+def _check_reachable(url: str) -> None:
+    """Fail before torch announces a download where the host's name does not resolve and nothing is cached."""
+    parts = urlsplit(url)
+    cached = Path(torch.hub.get_dir(), "checkpoints", Path(parts.path).name)
+    if parts.hostname and not cached.is_file() and not getproxies():
+        socket.getaddrinfo(parts.hostname, 443)
 
 
 def _with_state(architecture: str, *, state: dict[str, Tensor], path: Path) -> nn.Module:
