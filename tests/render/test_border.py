@@ -115,7 +115,7 @@ def test_patches_of_another_stage_that_ask_are_marked_by_their_places():
 
 def test_the_border_ends_where_the_sight_of_the_model_ends():
     axis = PatchGrid(
-        roles=("content",) * 16, rows=4, cols=4, patch_px=(4, 4), size_px=(40, 40), cells=np.arange(16),
+        roles=("content",) * 16, rows=4, cols=4, patch_px=(4.0, 4.0), size_px=(40, 40), cells=np.arange(16),
         to_input=np.array([[2.5, 0, -5.0], [0, 2.5, -5.0]]), limits_px=(2.0, 2.0, 18.0, 18.0),
     )  # fmt: skip
     window = [(row, col) for row in range(4) for col in (0, 1)]
