@@ -99,7 +99,7 @@ class TransformersVit:
         more = _in_order(model, brought.inputs)
         call = _call(model, brought.size_px, options=options, more=more)
         return Prepared(
-            run=runner(model, brought.inputs, call=call, explain=_explained(brought.size_px)),
+            run=runner(model, brought.inputs, call=call, explain=_explained(brought.size_px, options=options)),
             inputs=(brought.inputs, *more.values()),
             media=brought.photos,
             facts=PictureFacts(
@@ -249,25 +249,27 @@ def _forget_hooks(model: nn.Module) -> None:
             module.__dict__.pop("_output_capturing_hooks_installed", None)
 
 
-def _explained(size: Size) -> Callable[[nn.Module, Exception], InputError | None]:
+def _explained(size: Size, *, options: TransformersOptions) -> Callable[[nn.Module, Exception], InputError | None]:
     """Return what says which sizes there are, where a forward fails on another one than the model's own."""
+    asked = options.size_px is not None or options.keep_aspect
 
     def explain(model: nn.Module, problem: Exception) -> InputError | None:
         native = native_size(model)
-        return None if size == native else _wrong_size(model, size, problem)
+        if size == native:
+            return None
+        fits = f"It was made for {native[0]} x {native[1]} px" if native else "Its config names no size"
+        told = not asked and takes(model, "interpolate_pos_encoding")
+        return InputError(
+            f"{type(model).__name__} cannot take inputs of {size[0]} x {size[1]} px: {said(problem)}. {fits}"
+            + ("; positions are interpolated for others where they are asked for. " if told else ". ")
+            + (
+                "Pass options=TransformersOptions(size_px=...)."
+                if told
+                else "Leave the size out, or pass a larger one."
+            )
+        )
 
     return explain
-
-
-def _wrong_size(model: nn.Module, size: Size, problem: Exception) -> InputError:
-    native = native_size(model)
-    fits = f"It was made for {native[0]} x {native[1]} px" if native else "Its config names no size"
-    more = "; others need interpolated positions" if takes(model, "interpolate_pos_encoding") else ""
-    what = "pass options=TransformersOptions(size_px=...) to interpolate" if more else "pass a size that it can divide"
-    return InputError(
-        f"{type(model).__name__} cannot take inputs of {size[0]} x {size[1]} px: {said(problem)}. {fits}{more}. "
-        f"Leave the size out, or {what}."
-    )
 
 
 adapter = TransformersVit()
