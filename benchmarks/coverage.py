@@ -20,16 +20,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
 
 from mmattn.errors import MmattnError, NoAttentionError
 from mmattn.interception import capture
-from mmattn.interception.calls import Call
-from mmattn.interception.protocol import Adapter, LeavesOut, MediaGiven
-from mmattn.plugins import claiming
-from mmattn.schema.layers import AttentionLayer
+from mmattn.interception.protocol import LeavesOut
 
-from .coverage_models import Member
+from .coverage_models import Member, Seat
 from .coverage_places import PROBES, Found, box_changed, probed
 from .coverage_weights import EXACT, Verdict, compared, own_weights
 
@@ -138,41 +134,19 @@ def tried(member: Member, *, probes: int = PROBES) -> Line:
 
 def _tried(member: Member, probes: int) -> Line:
     model = member.made()
+    seat = Seat(model)
     base = member.pixels(1)
+    prepared = seat.prepare(base)
     with torch.no_grad(), capture(model) as recording:
-        member.call(model, base)
-    _, adapter = claiming(model)
-    layers = joined(adapter, model, recording.calls, base)
-    left_out = _left_out(adapter, model, recording.calls, base)
+        prepared.run()
+    layers = seat.adapter.layers(recording.calls, prepared)
+    left_out = seat.adapter.left_out(recording.calls, prepared) if isinstance(seat.adapter, LeavesOut) else ()
     if not layers:
         return Line(member=member, none=True, left_out=left_out, problem=left_out[0] if left_out else "no layer")
-    weights = compared(layers, _own(member, model, base))
-    places = probed(
-        model,
-        layers=layers,
-        run=lambda batch: member.call(model, batch),
-        join=lambda calls, batch: joined(adapter, model, calls, batch),
-        base=base[0],
-        changed=box_changed,
-        probes=probes,
-    )
-    return Line(member=member, weights=weights, places=places, left_out=left_out)
-
-
-def _own(member: Member, model: nn.Module, base: Tensor) -> list[Tensor]:
     plain = member.unfused(model)
-    return own_weights(plain, lambda: member.call(plain, base))
-
-
-def joined(adapter: Adapter, model: nn.Module, calls: Sequence[Call], pixels: Tensor) -> Sequence[AttentionLayer]:
-    """Return the layers that the adapter makes of calls on some pixels."""
-    return adapter.layers(calls, adapter.prepare(model, MediaGiven(inputs=pixels), None, None))
-
-
-def _left_out(adapter: Adapter, model: nn.Module, calls: Sequence[Call], pixels: Tensor) -> tuple[str, ...]:
-    if not isinstance(adapter, LeavesOut):
-        return ()
-    return adapter.left_out(calls, adapter.prepare(model, MediaGiven(inputs=pixels), None, None))
+    weights = compared(layers, own_weights(plain, Seat(plain).prepare(base).run))
+    places = probed(layers=layers, watch=seat.watch, base=base[0], changed=box_changed, probes=probes)
+    return Line(member=member, weights=weights, places=places, left_out=left_out)
 
 
 def row(line: Line) -> str:

@@ -1,11 +1,18 @@
 """One member of a family of models: how it is built, stirred and run."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from mmattn.interception import intervene
+from mmattn.interception.calls import Call
+from mmattn.interception.intervene import Edit
+from mmattn.interception.protocol import MediaGiven, Prepared
+from mmattn.plugins import claiming
+from mmattn.schema.layers import AttentionLayer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +63,33 @@ class Member:
         return torch.randn(count, 3, height, width, generator=torch.Generator().manual_seed(seed))
 
 
+class Seat:
+    """A model and the adapter that claims it, as `mmattn.attend` uses them, with the attention open to edits."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+        self.adapter = claiming(model)[1]
+
+    def prepare(self, pixels: Tensor) -> Prepared:
+        """Return what the adapter makes of pixels."""
+        return self.adapter.prepare(self.model, MediaGiven(inputs=pixels), None, None)
+
+    def watch(self, pixels: Tensor, edit: Edit) -> Sequence[AttentionLayer]:
+        """Return the layers of a run in which `edit` changes all weights, as they were before."""
+        calls: list[Call] = []
+
+        def noted(weights: Tensor, call: Call) -> Tensor | None:
+            whole = call if call.q is not None else call.but(weights=weights)
+            kept = {name: getattr(whole, name) for name in ("q", "k", "weights")}
+            calls.append(whole.but(**{name: one.clone() for name, one in kept.items() if one is not None}))
+            return edit(weights, call)
+
+        prepared = self.prepare(pixels)
+        with torch.no_grad(), intervene(self.model, noted):
+            prepared.run()
+        return self.adapter.layers(calls, prepared)
+
+
 def stir(model: nn.Module) -> None:
     """Make fresh parameters uneven and large enough, so that no bias, gate or scale could go missing unseen.
 
@@ -73,17 +107,17 @@ def stir(model: nn.Module) -> None:
             if parameter.numel() == 1 or float(parameter.max() - parameter.min()) == 0:
                 start = float(parameter.flatten()[0])
                 noise = torch.randn(parameter.shape, generator=generator) * 0.1
-                parameter.copy_(noise + (1.0 if 0 < abs(start) < 0.5 else start))
+                parameter.copy_(noise + (0.5 if 0 < abs(start) < 0.5 else start))
             elif parameter.dim() > 1:
                 unit = parameter[0].numel() ** -0.5
-                parameter.mul_(max(1.0, unit / max(float(parameter.std()), 1e-6)))
+                parameter.mul_(max(1.0, unit / max(float(parameter.std()), 1e-20)))
 
 
 def _look_ahead(kernel: Tensor, stride: tuple[int, ...]) -> None:
     """Make a kernel look mostly at its middle: a random one of 7 x 7 says little of where its token is."""
     for dim, step in enumerate(stride, start=2):
         size = kernel.shape[dim]
-        along = (torch.arange(size) - (size - 1) / 2) / (0.35 * step + 0.3)
+        along = (torch.arange(size) - (size - 1) / 2) / (0.35 * step + 0.1)
         shape = [size if at == dim else 1 for at in range(kernel.dim())]
         kernel.mul_(torch.exp(-along.square()).reshape(shape).to(kernel))
 

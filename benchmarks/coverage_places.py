@@ -6,7 +6,7 @@ the query and the key that move most must be the token that the axis names for t
 axes were found plays no part: queries and keys are the model's own.
 
 Some attention has nothing beside it (LeViT's downsampling): silenced, nothing moves behind it. There,
-in another run, each query passes on a number of its own and nothing else.
+in another run, the query that moved most takes some value, and no other query takes any.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -15,10 +15,10 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from mmattn.interception import intervene
 from mmattn.interception.calls import Call
+from mmattn.interception.intervene import Edit
 from mmattn.schema.axes import Axis, PatchGrid
 from mmattn.schema.layers import AttentionLayer
 from mmattn.schema.weights import Blocks, Factored
@@ -31,9 +31,8 @@ _STILL = 1e-9
 
 Name = Literal["query", "key"]
 SIDES: tuple[Name, ...] = ("query", "key")
-# Runs the model on a batch of pictures; and says which layers these calls are.
-Run = Callable[[Any], Any]
-Join = Callable[[Sequence[Call], Any], Sequence[AttentionLayer]]
+# The layers of a batch of pictures, as they are while all weights are edited.
+Watch = Callable[[Tensor, Edit], Sequence[AttentionLayer]]
 Changed = Callable[[Tensor, tuple[float, float, float, float], int], Tensor]
 Side = tuple[int, Name]
 
@@ -107,11 +106,9 @@ class Found:
 
 
 def probed(
-    model: nn.Module,
     *,
     layers: Sequence[AttentionLayer],
-    run: Run,
-    join: Join,
+    watch: Watch,
     base: Tensor,
     changed: Changed,
     probes: int = PROBES,
@@ -120,12 +117,10 @@ def probed(
 
     Parameters
     ----------
-    model
-        Ready to run.
     layers
         Of one picture: which grids there are.
-    run, join
-        Run the model on a batch of pictures; make layers of the calls that were seen.
+    watch
+        Runs a batch of pictures with all weights edited, and returns the layers as they were before.
     base
         One picture, as `changed` takes it.
     changed
@@ -145,10 +140,10 @@ def probed(
             tallies[side].wanted = len(tokens)
         passing: tuple[str, ...] = ()
         while mine:
-            trial = Trial(model=model, run=run, join=join, base=base, changed=changed, axis=axis, passing=passing)
+            trial = Trial(watch=watch, base=base, changed=changed, axis=axis, passing=passing)
             trial.probe(tokens, mine, tallies, repeats=REPEATS)
             for token in tokens:
-                doubtful = [side for side in mine if tallies[side].right.get(token) is False]
+                doubtful = [side for side in mine if not tallies[side].right.get(token, not passing)]
                 if doubtful:
                     trial.probe([token], doubtful, tallies, repeats=PATIENCE)
             mine = [side for side in mine if tallies[side].still]
@@ -196,18 +191,16 @@ class Trial:
 
     Parameters
     ----------
-    model, run, join, base, changed
+    watch, base, changed
         As for `probed`.
     axis
         The grid whose cells are changed.
     passing
-        Modules that nothing runs beside: their queries pass on a number each, all others are silent.
+        Modules that nothing runs beside: the query that moved most passes something on, all others are silent.
 
     """
 
-    model: nn.Module
-    run: Run
-    join: Join
+    watch: Watch
     base: Tensor
     changed: Changed
     axis: PatchGrid
@@ -221,37 +214,30 @@ class Trial:
             for n in range(repeats)
         ]
         batch = torch.stack([self.base, *views])
-        runs = [self._layers(batch, key) for key in ((0, -1) if self.passing else (0,))]
+        layers = self._layers(batch)
         for number in sorted({number for number, _ in sides}):
-            moved = [_moved(layers[number]) for layers in runs]
+            moved = _moved(layers[number])
             for side in [side for at, side in sides if at == number]:
-                least = (
-                    torch.stack([one[side] for one in moved]).amin(0)[1:].unflatten(0, (len(tokens), repeats)).mean(1)
-                )
-                for token, one in zip(tokens, least, strict=True):
-                    _count(tallies[number, side], runs[0][number], side, one, token)
+                mean = moved[side][1:].unflatten(0, (len(tokens), repeats)).mean(1)
+                for token, one in zip(tokens, mean, strict=True):
+                    _count(tallies[number, side], layers[number], side, one, token)
 
     def dead_end(self, token: int) -> str:
         """Return the module behind which nothing moves any more; empty if there is none that could pass."""
         batch = torch.stack([self.base, self.changed(self.base, self.axis.place(token), 1)])
         last = ""
-        for layer in self._layers(batch, 0):
+        for layer in self._layers(batch):
             if any(float(moved[1].max()) > _STILL for moved in _moved(layer).values()):
                 last = layer.name
         return "" if last in self.passing else last
 
-    def _layers(self, batch: Tensor, key: int) -> Sequence[AttentionLayer]:
+    def _layers(self, batch: Tensor) -> Sequence[AttentionLayer]:
         """Return the layers of a batch as they are while attention is silent."""
-        calls: list[Call] = []
 
         def edit(weights: Tensor, call: Call) -> Tensor:
-            whole = call if call.q is not None else call.but(weights=weights)
-            calls.append(whole.but(**_copied(whole)))
-            return _passed(weights, call, key) if call.module in self.passing else torch.zeros_like(weights)
+            return _passed(weights, call, len(batch)) if call.module in self.passing else torch.zeros_like(weights)
 
-        with torch.no_grad(), intervene(self.model, edit):
-            self.run(batch)
-        return self.join(calls, batch)
+        return self.watch(batch, edit)
 
 
 def _count(tally: Tally, layer: AttentionLayer, side: Name, moved: Tensor, token: int) -> None:
@@ -293,46 +279,40 @@ def _apart(values: Sequence[Tensor]) -> Tensor:
 
 
 def _redistributed(weights: Sequence[Tensor]) -> dict[Name, Tensor]:
-    """Return how the logits behind weights changed, less what a row's sum did to all its keys.
+    """Return how the logits behind weights changed, where only those were seen.
 
-    A query that moved changes its whole row, a key its whole column. Mixed heads may be negative and
-    have no logits: there the weights themselves are compared, by what most of a row or column did.
+    A query that moved changes its whole row, a key its whole column: so it is what most of a row or
+    column did that counts. Mixed heads may be negative and have no logits: there the weights stand.
     """
     signed = any(bool((one < 0).any()) for one in weights)
     given = [one if signed else _logits(one) for one in weights]
-    found: dict[Name, list[Tensor]] = {"query": [], "key": []}
-    for one in given:
-        squared = (one - given[0]).square()
-        for side, dim in (("query", -1), ("key", -2)):
-            typical = squared.median(dim).values if signed else squared.mean(dim)
-            found["query" if side == "query" else "key"].append(typical.sum(1))
-    return {side: torch.stack(each) for side, each in found.items()}
-
-
-def _logits(weights: Tensor) -> Tensor:
-    """Return the logits of weights, less the mean of each row."""
-    logits = weights.clamp(min=1e-12).log()
-    return logits - logits.mean(-1, keepdim=True)
-
-
-def _copied(call: Call) -> dict[str, Any]:
+    squared = torch.stack([(one - given[0]).square() for one in given])
     return {
-        name: tensor.detach().clone() for name in ("q", "k", "weights") if (tensor := getattr(call, name)) is not None
+        "query": squared.nanmedian(-1).values.nan_to_num().sum(2),
+        "key": squared.nanmedian(-2).values.nan_to_num().sum(2),
     }
 
 
-def _passed(weights: Tensor, call: Call, key: int) -> Tensor:
-    """Return weights by which each query takes one key's value, times a number that is its own.
+def _logits(weights: Tensor) -> Tensor:
+    """Return logits less what a whole row or column has in common; not a number where a key was forbidden."""
+    logits = torch.where(weights > 1e-37, weights, torch.nan).log()
+    logits = logits - logits.nanmean(-1, keepdim=True)
+    return logits - logits.nanmean(-2, keepdim=True) if weights.shape[-2] > 1 else logits
 
-    Where that key's own value moves, all queries move: so this is done with the first and with the last key.
-    """
+
+def _passed(weights: Tensor, call: Call, samples: int) -> Tensor:
+    """Return weights by which the query that moved most in each sample takes a value, and no other takes any."""
     source = call.q
     if source is None or source.shape[:-1] != weights.shape[:-1]:
-        source = weights * weights.shape[-1] if bool((weights < 0).any()) else _logits(weights)
-    pattern = torch.randn(source.shape[-1], generator=torch.Generator().manual_seed(11)).to(source)
-    out = torch.zeros_like(weights)
-    out[..., key] = (source / source.norm(dim=-1, keepdim=True).clamp(min=1e-6)) @ pattern
-    return out
+        source = weights if bool((weights < 0).any()) else _logits(weights)
+    split = source.unflatten(0, (samples, -1))
+    moved = (split - split[:1]).square().nanmedian(-1).values.nan_to_num()
+    moved = moved.reshape(samples, -1, moved.shape[-1]).sum(1)
+    out = torch.zeros_like(weights).unflatten(0, (samples, -1))
+    for sample, query in enumerate(moved.argmax(-1).tolist()):
+        if float(moved[sample, query]) > _STILL:
+            out[sample, ..., query, :] = 1 / weights.shape[-1]
+    return out.flatten(0, 1)
 
 
 def box_changed(picture: Tensor, box: tuple[float, float, float, float], number: int, *, by: float = 1.0) -> Tensor:

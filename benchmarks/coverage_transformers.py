@@ -103,7 +103,7 @@ _FAMILIES: dict[str, tuple[str, dict[str, Any], tuple[int, int]]] = {
     ),
     "Swin": ("SwinModel", _WINDOWS, (224, 224)),
     "Swin v2": ("Swinv2Model", {**_WINDOWS, "window_size": 8, "image_size": 256}, (256, 256)),
-    "Donut's Swin": ("DonutSwinModel", {**_WINDOWS, "window_size": 7, "image_size": [224, 168]}, (168, 224)),
+    "Donut's Swin": ("DonutSwinModel", {**_WINDOWS, "window_size": 7, "image_size": [224, 448]}, (448, 224)),
     "MaskFormer's Swin": ("MaskFormerSwinModel", _WINDOWS, (224, 224)),
     "Hiera": ("HieraModel", {"image_size": [224, 224], "embed_dim": 32, "depths": [1, 2, 3, 2]}, (224, 224)),
     "SegFormer": ("SegformerModel", {**_PYRAMID, "num_attention_heads": [1, 2, 3, 4]}, (160, 128)),

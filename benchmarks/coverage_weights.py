@@ -137,7 +137,8 @@ def _phrase(apart: float) -> str:
 
 
 def _is_flat(weights: Tensor) -> bool:
-    return weights.shape[-1] > 1 and float((weights - weights.mean(-1, keepdim=True)).abs().max()) < 1e-3
+    keys = weights.shape[-1]
+    return keys > 1 and float((weights - weights.mean(-1, keepdim=True)).abs().max()) * keys < 0.02
 
 
 def _apart(ours: Tensor, own: Tensor) -> float:
