@@ -30,7 +30,7 @@ from ..hub import said
 from ..pixels import Geometry, Size
 from .layouts import PictureFacts, left_out, picture_layers
 from .pictures import CallModel, bring, checked_options, class_score, phrase, runner
-from .transformers_input import TransformersOptions, native_size, photo_tensor
+from .transformers_input import TransformersOptions, native_size, photo_tensor, vision_setting
 from .transformers_open import families, is_picture_model, open_model, opens_config, takes
 from .transformers_patches import images_of, is_cut, patches_of
 
@@ -88,7 +88,7 @@ class TransformersVit:
             return photo_tensor(photo, model=model, processor=processor, options=options)
 
         given = replace(media, inputs=_pixel_values(media.inputs, model=model))
-        channels = getattr(model.config, "num_channels", None)
+        channels = vision_setting(model, "num_channels")
         brought = bring(
             given,
             model=model,
@@ -203,8 +203,7 @@ def _in_order(model: nn.Module, inputs: Float[Tensor, "sample channel row col"])
     """Return the noise by which an MAE that hides nothing also shuffles nothing: it sorts its patches by it."""
     if not takes(model, "noise") or _hiera_parts(model):
         return {}
-    config: Any = model.config
-    patch = config.patch_size
+    patch: Any = vision_setting(model, "patch_size")
     high, wide = (patch, patch) if isinstance(patch, int) else patch
     count = (inputs.shape[2] // high) * (inputs.shape[3] // wide)
     return {"noise": torch.arange(count, device=inputs.device).float().expand(len(inputs), -1)}
@@ -235,8 +234,7 @@ def _call(model: nn.Module, size: Size, *, options: TransformersOptions, more: M
     def call(alive: nn.Module, pixels: Tensor) -> Any:
         _forget_hooks(alive)
         if takes(alive, "spatial_shapes"):
-            config: Any = alive.config
-            return alive(**patches_of(pixels, patch_px=config.patch_size), **settings)
+            return alive(**patches_of(pixels, patch_px=vision_setting(alive, "patch_size")), **settings)
         return alive(pixel_values=pixels, **settings)
 
     return call

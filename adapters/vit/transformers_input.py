@@ -136,9 +136,16 @@ def _kinds(model: nn.Module) -> list[str]:
     return kinds + ["_".join(words[:count]) for count in range(len(words) - 1, 0, -1)]
 
 
+def vision_setting(model: nn.Module, name: str) -> Any:
+    """Return a setting of the model's config, or of the vision tower's or backbone's inside it; None without one."""
+    config: Any = model.config
+    inner = (config, getattr(config, "vision_config", None), getattr(config, "backbone_config", None))
+    return next((value for one in inner if (value := getattr(one, name, None)) is not None), None)
+
+
 def native_size(model: nn.Module) -> Size | None:
     """Return (width, height) of the input that the model was made for, where its config says so."""
-    size = getattr(model.config, "image_size", None)
+    size = vision_setting(model, "image_size")
     if isinstance(size, list | tuple) and len(size) == 2 and all(isinstance(side, int) for side in size):
         return int(size[1]), int(size[0])
     return (int(size), int(size)) if isinstance(size, int) and size > 0 else None
@@ -238,7 +245,7 @@ def _rounded(side: float, unit: int) -> int:
 
 def _unit(model: nn.Module) -> int:
     """Return the side to whose multiples an input is rounded: the patch; 32 for models in stages."""
-    patch = getattr(model.config, "patch_size", None)
+    patch = vision_setting(model, "patch_size")
     patch = patch[0] if isinstance(patch, list | tuple) and patch else patch
     return patch if isinstance(patch, int) and patch >= 8 else 32
 

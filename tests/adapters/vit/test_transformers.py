@@ -10,7 +10,7 @@ from small_transformers import KINDS, PLAIN, member
 from written_out import SoftmaxLog
 
 import mmattn
-from mmattn.adapters.vit.transformers import TransformersOptions, adapter
+from mmattn.adapters.vit.transformers import TransformersOptions, adapter, readout_of
 from mmattn.adapters.vit.transformers_open import opens_config
 from mmattn.errors import GoneError, InputError, ModelError, NoAttentionError
 from mmattn.interception.protocol import MediaGiven
@@ -275,3 +275,43 @@ def test_maps_do_not_keep_the_model_alive():
     del model
     with pytest.raises(GoneError, match="was deleted"):
         maps.rerun()
+
+
+READ = {
+    "ViTForImageClassification": ("ViTConfig", "cls"),
+    "DeiTForImageClassification": ("DeiTConfig", "cls"),
+    "BeitForImageClassification": ("BeitConfig", "mean"),
+    "Data2VecVisionForImageClassification": ("Data2VecVisionConfig", "mean"),
+    "IJepaForImageClassification": ("IJepaConfig", "mean"),
+    "ViTMSNForImageClassification": ("ViTMSNConfig", "cls"),
+    "CLIPForImageClassification": ("CLIPConfig", "mean"),
+    "MetaClip2ForImageClassification": ("MetaClip2Config", "mean"),
+    "SiglipForImageClassification": ("SiglipConfig", "mean"),
+}
+
+
+@pytest.mark.parametrize("name", READ)
+def test_the_readout_is_what_the_logits_depend_on(name):
+    config, readout = READ[name]
+    towers = {"text_config": {"hidden_size": 32, "num_hidden_layers": 1}, "vision_config": PLAIN}
+    given = towers if config in ("CLIPConfig", "MetaClip2Config", "SiglipConfig") else PLAIN
+    torch.manual_seed(0)
+    model = getattr(hf, name)(getattr(hf, config)(**given)).eval()
+    assert readout_of(model) == readout
+    assert len(mmattn.attend(model, image=PHOTO)[0].query_axis.content) == 16
+    output = model(torch.randn(1, 3, 64, 64), output_hidden_states=True)
+    (gradient,) = torch.autograd.grad(output.logits[0, 0], output.hidden_states[-1])
+    read = gradient[0].abs().sum(-1) > 0
+    assert read.nonzero().flatten().tolist() == ([0] if readout == "cls" else list(range(len(read) - 16, len(read))))
+
+
+def test_the_readout_of_other_heads():
+    beit = hf.BeitForImageClassification(hf.BeitConfig(**PLAIN, use_mean_pooling=False))
+    assert readout_of(beit) == "cls"
+    assert readout_of(hf.Aimv2VisionModel(hf.Aimv2VisionConfig(**PLAIN, use_head=True))) == "pool"
+    assert readout_of(hf.SiglipVisionModel(hf.SiglipVisionConfig(**PLAIN, vision_use_head=False))) == ""
+    assert (
+        readout_of(hf.SwinBackbone(hf.SwinConfig(image_size=64, window_size=4, depths=[1, 1], num_heads=[2, 2]))) == ""
+    )
+    timm = hf.TimmWrapperConfig(architecture="vit_tiny_patch16_224", model_args={"img_size": 32, "depth": 1})
+    assert readout_of(hf.TimmWrapperForImageClassification(timm)) == "cls"
