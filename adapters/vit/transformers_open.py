@@ -58,19 +58,20 @@ def is_picture_class(cls: type) -> bool:
     >>> [is_picture_class(cls) for cls in (transformers.ViTModel, transformers.CLIPModel, transformers.VideoMAEModel)]
     [True, False, False]
     """
-    from transformers import PreTrainedModel
+    if not any(base.__name__ == "PreTrainedModel" for base in cls.__mro__):  # transformers need not be loaded to see it
+        return False
     from transformers.models.auto.modeling_auto import MODEL_FOR_VIDEO_CLASSIFICATION_MAPPING_NAMES
     from transformers.models.auto.video_processing_auto import VIDEO_PROCESSOR_MAPPING_NAMES  # type: ignore[attr-defined]
 
-    if not issubclass(cls, PreTrainedModel):
-        return False
-    taken = dict(list(inspect.signature(cls.forward).parameters.items())[1:])
+    forward: Any = getattr(cls, "forward", None)
+    taken = dict(list(inspect.signature(forward).parameters.items())[1:])
     needed = {name for name, one in taken.items() if one.default is one.empty and one.kind is one.POSITIONAL_OR_KEYWORD}
     if next(iter(taken), "") != "pixel_values" or any(name in taken for name in _OTHERS):
         return False
     if needed - {"pixel_values"} - (_OF_PATCHES if set(taken) >= _OF_PATCHES else set()):
         return False
-    kind = getattr(cls.config_class, "model_type", "")
+    config_class: Any = getattr(cls, "config_class", None)
+    kind = getattr(config_class, "model_type", "")
     return kind not in MODEL_FOR_VIDEO_CLASSIFICATION_MAPPING_NAMES and kind not in VIDEO_PROCESSOR_MAPPING_NAMES
 
 
