@@ -19,11 +19,13 @@ from benchmarks.peers import AllMaps, picture, transformers_vit, vision_transfor
 PLAIN, OURS = "plain forward", "mmattn.capture"
 HOOKS, EXTRACT = "all maps by hooks (vit-explain)", "timm AttentionExtract"
 HF_PLAIN, HF_OURS, HF_MAPS = "transformers, plain", "transformers, mmattn.capture", "transformers, output_attentions"
+WINDOWS = "Swin-T, 224 px, windows of 49 tokens"
 SHORT, LONG = "ViT-S/16, 224 px, 197 tokens", "DINOv2 ViT-S/14, 518 px, 1370 tokens"
 
 TARGETS = (
     Target(case=SHORT, way=OURS, against=PLAIN, limit=1.05),
     Target(case=LONG, way=OURS, against=PLAIN, limit=1.03),
+    Target(case=WINDOWS, way=OURS, against=PLAIN, limit=1.06),
 )
 
 
@@ -40,6 +42,7 @@ class Subject:
 SUBJECTS = (
     Subject(case=SHORT, model="vit_small_patch16_224", size_px=224, patch_px=16),
     Subject(case=LONG, model="vit_small_patch14_dinov2", size_px=518, patch_px=14),
+    Subject(case=WINDOWS, model="swin_tiny_patch4_window7_224", size_px=224, patch_px=4),
 )
 TINY = (Subject(case="ViT-Ti/16, 64 px", model="vit_tiny_patch16_224", size_px=64, patch_px=16),)
 
@@ -56,6 +59,11 @@ def _case(subject: Subject, device: str) -> Case:
     def way(name: str, prepare: Callable[[Subject, str], Run], against: str) -> Way:
         return Way(name=name, prepare=partial(prepare, subject, device), against=against)
 
+    if subject.case == WINDOWS:  # its softmax is plain already, and transformers' Swin is another model
+        return Case(
+            name=subject.case,
+            ways=(way(PLAIN, _plain, PLAIN), way(OURS, _ours, PLAIN), way(HOOKS, _hooks, PLAIN)),
+        )
     return Case(
         name=subject.case,
         ways=(

@@ -18,9 +18,10 @@ from mmattn.interception.calls import Call
 from mmattn.interception.follow import Trail, known_in, remember, table, trail_of, without_dropout
 from mmattn.interception.mode import AttentionMode, Handler, Sight
 from mmattn.interception.owner import is_owned_by_attention, named_head_count, running_modules
-from mmattn.interception.selfcheck import relative_error, rows_of
+from mmattn.interception.selfcheck import Later, fused_check, relative_error, rows_of
 
 _REVERSED = set(forms("__rmatmul__"))
+_MATMULS = set(forms("matmul bmm __matmul__"))
 _ADDING = set(forms("baddbmm addmm"))
 _CONVOLUTIONS = set(forms("conv1d conv2d conv3d convolution"))
 
@@ -50,6 +51,13 @@ class Product:
     queryless: bool = False
     out_query: int | None
     value_dim: int
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether it reads `[..., query, key]` and `[..., key, dim]` as they are, window by window and head by head."""
+        count = self.weights.dim()
+        plain = self.order == tuple(range(count)) and self.out_query in (-2, count - 2) and not self.queryless
+        return plain and self.value.dim() == count > 2
 
     def read(self, tensor: Tensor) -> Tensor:
         """Return `[..., query, key]` of a tensor laid out as the operand is."""
@@ -202,9 +210,11 @@ def attend_product(mode: AttentionMode, asked: Asked, product: Product, *, run: 
         dropped = functional.dropout(edited, trail.dropout) if trail.dropout else edited
         return asked.run_with({id(used): product.written(dropped)})
 
-    def check(kept: Call, out: Any) -> Tensor | None:
+    def check(kept: Call, out: Any) -> Tensor | Later | None:
         if kept.weights is None or product.out_query is None or asked.func in _ADDING or out.is_meta or not out.numel():
             return None
+        if product.is_plain and asked.func in _MATMULS and out.shape[-1] == product.value.shape[-1]:
+            return fused_check(kept, product.value, out)  # later, and of one head: half the time of a Swin's capture
         few = product.written(rows_of(kept.weights))
         again = asked.run_with({id(used): few, id(product.value): product.value.detach()})
         return relative_error(again, rows_of(out.detach(), product.out_query))
