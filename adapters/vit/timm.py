@@ -92,7 +92,8 @@ class TimmVit:
         def make(photo: Photo) -> tuple[Tensor, Geometry]:
             return photo_tensor(photo, model=model, processor=processor, options=options, size_of=size_of)
 
-        channels = getattr(getattr(model.patch_embed, "proj", None), "in_channels", None)
+        # Of a hybrid's patch embedding the first convolution, not the last, sees the picture.
+        channels = next((part.in_channels for part in model.modules() if isinstance(part, nn.Conv2d)), None)
         brought = bring(media, model=model, make=make, channels=channels)
         check_size(model, brought.size_px)
         return Prepared(
