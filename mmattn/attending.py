@@ -70,9 +70,11 @@ def run_and_join(
     calls = [call for call in seen.calls if call.pass_index == pass_index]
     library = name.partition(".")[0]
     layers = tuple(adapter.layers(calls, prepared))
+    left_out = adapter.left_out(calls, prepared) if isinstance(adapter, LeavesOut) else ()
     if not layers:
+        example = f" (such as {left_out[0]})" if left_out else ""
         raise ModelError(
-            f"{type(inner).__name__} made {len(calls)} attention calls and none is over tokens with a place. "
+            f"{type(inner).__name__} made {len(calls)} attention calls and none is over tokens with a place{example}. "
             "Token attention is needed for a picture. See them with mmattn.capture, or use a gradient method."
         )
     return AttentionMaps(
@@ -86,7 +88,7 @@ def run_and_join(
         ),
         default_stream=adapter.default_stream,
         readout=prepared.readout,
-        left_out=adapter.left_out(calls, prepared) if isinstance(adapter, LeavesOut) else (),
+        left_out=left_out,
         rerun=prepared.run,
     )
 

@@ -84,6 +84,8 @@ def _name(func: Any) -> str:
     name = str(getattr(func, "__name__", ""))
     if name in ("__get__", "__set__"):
         return name
+    if name in ("__float__", "__complex__"):  # float(x), a number; x.float() is a tensor
+        return "item"
     if not name.startswith("__"):
         return name.strip("_")
     bare = name.strip("_")

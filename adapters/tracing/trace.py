@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor, nn
 
+from mmattn.errors import MmattnError
 from mmattn.interception.owner import module_paths, nearest_path, running_modules
 
 from .contract import Seen
@@ -61,12 +62,16 @@ class Trace:
         Modules with attention of another kind, `linear` or `gate`; see `contract.Seen`.
     lost
         Torch functions after which tokens have no place, and how often they ran.
+    stopped
+        Why the model could not run to its end on indices; attention after that has no places.
+
     """
 
     events: tuple[Event, ...]
     grids: Grids
     others: dict[str, str]
     lost: dict[str, int]
+    stopped: str = ""
 
 
 def trace(model: nn.Module, *, shape: tuple[int, ...], call: Callable[[nn.Module, Tensor], Any]) -> Trace:
@@ -91,6 +96,7 @@ def trace(model: nn.Module, *, shape: tuple[int, ...], call: Callable[[nn.Module
     paths = [module_paths(twin)[0]]
     events: list[Event] = []
     others: dict[str, str] = {}
+    stopped = ""
 
     def report(seen: Seen, story: Story) -> int:
         path = nearest_path(running_modules(paths), paths[0]) or ""
@@ -114,8 +120,13 @@ def trace(model: nn.Module, *, shape: tuple[int, ...], call: Callable[[nn.Module
     state = State(grids=grids, roles=_roles(twin), attention=report, residual=residual, folded=folded)
     mode = TraceMode(state, buffers=frozenset(buffer.data_ptr() for buffer in twin.buffers() if buffer.numel()))
     with torch.random.fork_rng(devices=[]), torch.no_grad(), mode:  # stochastic depth draws numbers
-        call(twin, given)
-    return Trace(events=tuple(events), grids=grids, others=others, lost=state.lost)
+        try:
+            call(twin, given)
+        except MmattnError:
+            raise
+        except Exception as error:  # the model ran on pixels: what it cannot do with indices is our limit, and said
+            stopped = f"{type(error).__name__}: {error}"
+    return Trace(events=tuple(events), grids=grids, others=others, lost=state.lost, stopped=stopped)
 
 
 def _landing(query: Int[Tensor, "*lead query"], key: Int[Tensor, "*lead key"]) -> Int[Tensor, "..."]:

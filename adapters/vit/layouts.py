@@ -7,6 +7,7 @@ shape of input, and each of its attentions says which tokens it joined.
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from textwrap import shorten
 from typing import Any
 
 from torch import Tensor, nn
@@ -90,4 +91,5 @@ def left_out(calls: Sequence[Call], facts: PictureFacts) -> tuple[str, ...]:
     known = trace_of(facts)
     _, alone = joined(calls, known)
     found = {call.module: "channel" if call.kind == "channel" else known.others.get(call.module, "") for call in alone}
-    return tuple(f"{module}: {_REASONS[kind]}" for module, kind in found.items())
+    stopped = f" (the model does not run on indices: {shorten(known.stopped, 100)})" if known.stopped else ""
+    return tuple(f"{module}: {_REASONS[kind]}{'' if kind else stopped}" for module, kind in found.items())

@@ -233,3 +233,29 @@ def test_two_grids_exchange_class_tokens() -> None:
     fusion = found["blocks.0.fusion.0.attn"]
     assert fusion.query_axis.roles == ("cls",)
     assert (len(fusion.key_axis), fusion.key_axis.roles[0]) == (197, "cls")
+
+
+def test_attention_after_a_step_that_indices_cannot_take_is_left_out_and_said() -> None:
+    class Selective(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embed = nn.Conv2d(3, 8, 8, 8)
+            self.early, self.late = (nn.MultiheadAttention(8, 2, batch_first=True) for _ in range(2))
+
+        def forward(self, x: Tensor) -> Tensor:
+            tokens = self.embed(x).flatten(2).transpose(1, 2)
+            tokens = tokens + self.early(tokens, tokens, tokens)[0]
+            if float(tokens.max()) > 1e4:  # no feature of this model is that large; an index may be
+                raise OverflowError("features of 1e4 and more")
+            out: Tensor = self.late(tokens, tokens, tokens)[0]
+            return out
+
+    model, x = Selective().eval(), torch.rand(1, 3, 128, 128)
+    with torch.no_grad(), capture(model) as recording:
+        model(x)
+    facts = facts_of(model, x)
+    (layer,) = picture_layers(recording.calls, facts)
+    assert layer.name == "early"
+    (phrase,) = left_out(recording.calls, facts)
+    assert phrase.startswith("late: ")
+    assert "OverflowError: features of 1e4" in phrase
