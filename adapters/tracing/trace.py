@@ -80,7 +80,7 @@ def trace(model: nn.Module, *, shape: tuple[int, ...], call: Callable[[nn.Module
     Parameters
     ----------
     model
-        Is not changed: a copy without hooks runs, which shares its weights.
+        Is not changed: a copy without hooks runs, on the CPU, which shares its weights where it can.
     shape
         `[sample, channel, row, col]` of the pixels.
     call
@@ -142,16 +142,23 @@ def _landing(query: Int[Tensor, "*lead query"], key: Int[Tensor, "*lead key"]) -
 
 
 def _twin(model: nn.Module) -> nn.Module:
-    """Return a copy of a model that shares its weights and has none of its hooks."""
-    shared = {id(tensor): tensor for tensor in [*model.parameters(), *model.buffers()]}
+    """Return a copy of a model that has none of its hooks and shares its weights; those on a device are brought here."""
+    shared = {id(tensor): _here(tensor) for tensor in [*model.parameters(), *model.buffers()]}
     try:
-        twin = copy.deepcopy(model, shared)
+        twin = copy.deepcopy(model, dict(shared))
     except Exception:  # what cannot be copied runs itself: nothing of it is written to
         return model
     for module in twin.modules():
         module._forward_hooks.clear()
         module._forward_pre_hooks.clear()
     return twin
+
+
+def _here(tensor: Tensor) -> Tensor:
+    if tensor.device.type == "cpu":
+        return tensor
+    copied = tensor.detach().cpu()
+    return nn.Parameter(copied, requires_grad=False) if isinstance(tensor, nn.Parameter) else copied
 
 
 def _roles(model: nn.Module) -> dict[int, str]:

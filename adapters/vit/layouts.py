@@ -45,7 +45,7 @@ class PictureFacts:
     call: Callable[[nn.Module, Tensor], Any]
 
 
-# One trace a model and shape: weights do not matter to it.
+# One trace a model: weights do not matter to it, the input's shape and the modules' settings do.
 _traces: "weakref.WeakKeyDictionary[nn.Module, dict[tuple[Any, ...], Trace]]" = weakref.WeakKeyDictionary()
 
 
@@ -62,11 +62,24 @@ def trace_of(facts: PictureFacts) -> Trace:
     if model is None:
         raise GoneError("The model was deleted before its attention was placed. Keep the model alive, or attend again.")
     known = _traces.setdefault(model, {})
-    key = (facts.shape, model.training)
+    key = (facts.shape, _settings(model))
     if key not in known:
         known.clear()  # pictures of one model mostly have one shape: old traces are only memory
         known[key] = trace(model, shape=facts.shape, call=facts.call)
     return known[key]
+
+
+def _settings(model: nn.Module) -> int:
+    """Return a number that changes with any plain setting of any module: a window's size, a shift, training."""
+    plain = (int, float, str, bool, tuple, type(None))
+    return hash(
+        tuple(
+            (path, name, repr(value))
+            for path, module in model.named_modules()
+            for name, value in vars(module).items()
+            if isinstance(value, plain)
+        )
+    )
 
 
 def picture_layers(calls: Sequence[Call], facts: PictureFacts) -> tuple[AttentionLayer, ...]:

@@ -259,3 +259,16 @@ def test_attention_after_a_step_that_indices_cannot_take_is_left_out_and_said() 
     (phrase,) = left_out(recording.calls, facts)
     assert phrase.startswith("late: ")
     assert "OverflowError: features of 1e4" in phrase
+
+
+def test_a_setting_that_changes_is_traced_anew() -> None:
+    model, x = swin(), torch.rand(1, 3, 64, 64)
+    before = layers_of(model, x)["layers.0.blocks.0.attn"].weights(queries=[0])
+    block = model.get_submodule("layers.0.blocks.0")
+    block.shift_size = (2, 2)
+    mask = model.get_submodule("layers.0.blocks.1").attn_mask
+    block.attn_mask = mask
+    after = layers_of(model, x)["layers.0.blocks.0.attn"].weights(queries=[0])
+    assert set(torch.nonzero(before[0, 0] > 1e-20).flatten().tolist()) != set(
+        torch.nonzero(after[0, 0] > 1e-20).flatten().tolist()
+    )
