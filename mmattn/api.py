@@ -287,6 +287,7 @@ def head_grid(
         f"query: {found[0].heads[0].labels[0]}",
         f"{source.model}, {source.weights}",
         source.preprocessing,
+        f"left out {maps.left_out_phrase()}" if maps.left_out else "",
         *(medium.name for medium in maps.media),
         f"scale: {scale}",
     ]

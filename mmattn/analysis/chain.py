@@ -133,41 +133,59 @@ def link(layers: Sequence[AttentionLayer], *, start: int, most: int) -> Chain:
 
 def _link(every: Sequence[AttentionLayer], start: int) -> Chain:
     layers = every[start:]
-    branches: dict[str, list[AttentionLayer]] = {}
-    for layer in layers:
-        branches.setdefault(layer.stream, []).append(layer)
-    under: dict[AttentionLayer, Axis] = {}
-    over: dict[AttentionLayer, Axis] = {}
-    for own in branches.values():
-        _refuse_return([layer for layer in every if layer.stream == own[0].stream], own)
-        carrier = _lowest(own[0])
-        for layer in own:
-            under[layer] = carrier
-            carrier = over[layer] = _written(layer, carrier)
-    tops = {branch: over[own[-1]] for branch, own in branches.items()}
-    others: dict[AttentionLayer, str] = {}
-    standing = dict(tops)
-    for layer in reversed(layers):
-        others[layer] = _other_branch(layer, over=over[layer], standing=standing)
-        standing[layer.stream] = under[layer]
-    reads = {branch: {others[layer] for layer in own} - {""} for branch, own in branches.items()}
+    branches = {name: [layer for layer in layers if layer.stream == name] for name in _streams(layers)}
+    for name, own in branches.items():
+        _refuse_return([layer for layer in every if layer.stream == name], own)
+    over, under = _carriers(branches)
+    tops = {name: over[own[-1]] for name, own in branches.items()}
+    other = _others(layers, over, under, tops)
+    reads = {name: {other[layer] for layer in own} - {""} for name, own in branches.items()}
     highest = layers[-1].stream
     followed = _closure(highest, reads)
-    standing = {branch: axis for branch, axis in tops.items() if branch in followed}
-    tops, steps = dict(standing), []
+    standing = tops = {name: axis for name, axis in tops.items() if name in followed}
+    steps = []
     for layer in [layer for layer in reversed(layers) if layer.stream in followed]:
-        other = others[layer]
-        steps.append(
-            _step(layer, over[layer], under[layer], other=other, over_other=standing[other] if other else None)
-        )
-        standing[layer.stream] = under[layer]
+        steps.append(_step(layer, over[layer], under[layer], other=other[layer], standing=standing))
+        standing = {**standing, layer.stream: under[layer]}
     return Chain(
         steps=tuple(steps),
         tops=tops,
         bottoms=standing,
-        asked=(highest, *(branch for branch in tops if branch in reads[highest] and highest in reads[branch])),
-        beside={branch: len(own) for branch, own in branches.items() if branch not in followed},
+        asked=(highest, *(name for name in tops if name in reads[highest] and highest in reads[name])),
+        beside={name: len(own) for name, own in branches.items() if name not in followed},
     )
+
+
+def _streams(layers: Sequence[AttentionLayer]) -> list[str]:
+    return list(dict.fromkeys(layer.stream for layer in layers))
+
+
+def _carriers(
+    branches: dict[str, list[AttentionLayer]],
+) -> tuple[dict[AttentionLayer, Axis], dict[AttentionLayer, Axis]]:
+    """Return the carrier over and under each layer."""
+    over: dict[AttentionLayer, Axis] = {}
+    under: dict[AttentionLayer, Axis] = {}
+    for own in branches.values():
+        carrier = _lowest(own[0])
+        for layer in own:
+            under[layer] = carrier
+            carrier = over[layer] = _written(layer, carrier)
+    return over, under
+
+
+def _others(
+    layers: Sequence[AttentionLayer],
+    over: dict[AttentionLayer, Axis],
+    under: dict[AttentionLayer, Axis],
+    tops: dict[str, Axis],
+) -> dict[AttentionLayer, str]:
+    """Return for each layer the branch whose patches it reads, nothing where they are its own."""
+    standing, found = dict(tops), {}
+    for layer in reversed(layers):
+        found[layer] = _other_branch(layer, over=over[layer], standing=standing)
+        standing[layer.stream] = under[layer]
+    return found
 
 
 def _closure(highest: str, reads: dict[str, set[str]]) -> set[str]:
@@ -193,7 +211,7 @@ def _written(layer: AttentionLayer, under: Axis) -> Axis:
     return under if set(layer.query_axis.special()) <= set(under.special()) else layer.key_axis
 
 
-def _step(layer: AttentionLayer, over: Axis, under: Axis, *, other: str, over_other: Axis | None) -> Step:
+def _step(layer: AttentionLayer, over: Axis, under: Axis, *, other: str, standing: dict[str, Axis]) -> Step:
     if layer.residual == "learned":
         raise _NoBridgeError(layer, "its residual is learned, and nobody knows how much it counts.")
     passes_by = writes_special_only(layer)
@@ -205,7 +223,7 @@ def _step(layer: AttentionLayer, over: Axis, under: Axis, *, other: str, over_ot
             from_over=transfer(over, under) if passes_by or layer.residual != "none" else None,
             passes_by=passes_by,
             other=other,
-            from_other_keys=None if over_other is None else transfer(layer.key_axis, over_other),
+            from_other_keys=transfer(layer.key_axis, standing[other]) if other else None,
         )
     except InputError as problem:
         raise _NoBridgeError(layer, f"{str(problem).split('. ')[0]}.") from None

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import torch
 
 from mmattn.analysis.look import check_finite, one_sample, reach_in, reach_of, said, uniform_of, unit_of
-from mmattn.analysis.queries import Query, ask, marked
-from mmattn.errors import InputError
+from mmattn.analysis.queries import Query, Question, ask, marked
+from mmattn.errors import InputError, NotFoundError
 from mmattn.schema import stream as rows
 from mmattn.schema.axes import Slots
 from mmattn.schema.layers import AttentionLayer, Kind
@@ -69,7 +69,7 @@ def _heads(maps: AttentionMaps, layer: AttentionLayer, query: Query, index: int)
             f"The heads of layer {layer.name} cannot be told from its windows. A head grid needs heads. "
             "Use mmattn.attend with an adapter that knows the model."
         )
-    question = ask(layer.query_axis, query, readout=maps.readout)
+    question = _ask(layer, query, maps.readout)
     asked = torch.zeros(len(layer.query_axis), 1)
     asked[list(question.tokens)] = 1 / len(question.tokens)
     values = rows.apply_transposed(layer, asked, heads="each")[..., 0]
@@ -96,3 +96,11 @@ def _heads(maps: AttentionMaps, layer: AttentionLayer, query: Query, index: int)
         )
         for head in range(layer.heads)
     )
+
+
+def _ask(layer: AttentionLayer, query: Query, readout: str) -> Question:
+    """Ask one of many layers: not all of them have the tokens that were asked for."""
+    try:
+        return ask(layer.query_axis, query, readout=readout)
+    except NotFoundError as problem:
+        raise NotFoundError(f"Layer {layer.name}: {problem} layers= chooses the layers that have it.") from None

@@ -314,7 +314,7 @@ def test_a_pool_whose_query_is_the_mean_token_asks_by_it():
     assert torch.allclose(found.values[0].double(), fused(maps[0])[0], atol=1e-6)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(
     st.integers(0, 10_000),
     st.sampled_from(["mean", "max", "min"]),
@@ -332,8 +332,8 @@ def test_any_stack_of_stages_equals_its_whole_matrices(seed, fusion, discard, re
         key = coarse if kind == "pooled keys" else standing
         one = layer(str(depth), query, key, seed=seed + depth, residual="pooled" if query is coarse else "identity")
         layers.append(one)
-        weights = one.weights().double()
-        matrix = {"mean": weights.mean(0), "max": weights.amax(0), "min": weights.amin(0)}[fusion]
+        weights = one.weights()  # fused in float32, as the threshold of what is discarded is
+        matrix = {"mean": weights.mean(0), "max": weights.amax(0), "min": weights.amin(0)}[fusion].double()
         drop = int(matrix.numel() * discard)
         if drop:
             flat = matrix.flatten().clone()

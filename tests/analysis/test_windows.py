@@ -1,6 +1,7 @@
 """Shifted windows: how far a patch could look, and that every reading works on them as on whole matrices."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from windowed import patches, region_mask, window_index, windowed
 
 import mmattn
 from mmattn.analysis import look, look_at_heads
+from mmattn.errors import NotFoundError
 from mmattn.render.marks import Lines
 from mmattn.schema import stream
 from mmattn.schema.layers import AttentionLayer
@@ -43,7 +45,7 @@ def window_mates(rows, cols, token, *, window, shift, regions):
     }
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(
     st.sampled_from([(8, 8, 4, 2), (8, 12, 4, 1), (6, 9, 3, 1), (7, 10, 4, 2), (5, 5, 4, 0)]),
     st.booleans(),
@@ -181,6 +183,25 @@ def test_head_grid_and_side_by_side_draw_windows_with_their_borders():
         key.word for key in pair.keys
     ]
     assert np.asarray(pair.image()).std() > 0
+
+
+def test_a_grid_of_heads_names_the_layer_in_which_no_patch_asks_and_what_was_left_out():
+    both = patches(8, 8, special=("cls",))
+    alone = replace(both, roles=("cls",), cells=np.array([-1]))
+    weights = torch.softmax(torch.randn(1, 2, 1, 65), dim=-1)
+    last = AttentionLayer(
+        name="cls_attn.0",
+        stream="vision",
+        query=(alone,),
+        key=(both,),
+        heads=2,
+        storage=(Blocks(source=Dense(weights=weights)),),
+    )
+    maps = AttentionMaps(layers=(windowed(), last), default_stream="vision", left_out=("xca: between channels",))
+    with pytest.raises(NotFoundError, match=r"Layer cls_attn\.0: No patch asks .* layers= chooses"):
+        mmattn.head_grid(maps, query=(10.0, 10.0))
+    sheet = mmattn.head_grid(maps, query=(10.0, 10.0), layers=[0])
+    assert "left out 1 layer (between channels)" in sheet.caption
 
 
 def test_windows_survive_saving_and_loading(tmp_path):
