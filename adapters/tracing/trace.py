@@ -142,7 +142,7 @@ def _landing(query: Int[Tensor, "*lead query"], key: Int[Tensor, "*lead key"]) -
 
 
 def _twin(model: nn.Module) -> nn.Module:
-    """Return a copy of a model that has none of its hooks and shares its weights; those on a device are brought here."""
+    """Return a copy of a model without its hooks that shares its weights; those on a device are brought here."""
     shared = {id(tensor): _here(tensor) for tensor in [*model.parameters(), *model.buffers()]}
     try:
         twin = copy.deepcopy(model, dict(shared))
