@@ -139,8 +139,8 @@ def plane(
             "Check the resize and crop that it was built from."
         )
     rows, cols = tokens.shape[-2:]
-    across = np.arange(cols + 1) * patch_px[0]
-    down = np.arange(rows + 1) * patch_px[1]
+    across = np.arange(cols + 1) * float(patch_px[0])
+    down = np.arange(rows + 1) * float(patch_px[1])
     if limits_px is not None:
         across = _limited(across, limits_px[0], limits_px[2])
         down = _limited(down, limits_px[1], limits_px[3])

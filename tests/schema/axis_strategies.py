@@ -61,10 +61,14 @@ def scattered_cells(draw: st.DrawFn, count: int) -> tuple[np.ndarray, tuple[str,
 def patch_grids(draw: st.DrawFn) -> PatchGrid:
     rows, cols = draw(SIDE), draw(SIDE)
     cells, roles = draw(scattered_cells(rows * cols))
+    wide, high = draw(st.integers(1, 32)), draw(st.integers(1, 32))
+    over = [draw(st.floats(-0.45, 0.7)) for _ in range(4)]  # the outermost cells: shares that they are larger by
+    limits = (-over[0] * wide, -over[1] * high, (cols + over[2]) * wide, (rows + over[3]) * high)
     return PatchGrid(
         rows=rows,
         cols=cols,
-        patch_px=(draw(st.integers(1, 32)), draw(st.integers(1, 32))),
+        patch_px=(wide, high),
+        limits_px=draw(st.sampled_from([None, limits])),
         size_px=(draw(st.integers(1, 900)), draw(st.integers(1, 900))),
         to_input=draw(affines()),
         cells=cells,
