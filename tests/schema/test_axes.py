@@ -139,9 +139,10 @@ def test_a_patch_is_the_image_of_its_model_pixels_under_the_affine(axis):
     for token in axis.content.tolist():
         row, col = divmod(int(axis.cells[token]), axis.cols)
         width, height = axis.patch_px
-        corners = np.array(
-            [[x, y, 1.0] for x in (col * width, col * width + width) for y in (row * height, row * height + height)]
-        )
+        x0, y0, x1, y1 = axis.limits_px or (0, 0, axis.cols * width, axis.rows * height)
+        left, right = (x0 if col == 0 else col * width), (x1 if col == axis.cols - 1 else (col + 1) * width)
+        top, bottom = (y0 if row == 0 else row * height), (y1 if row == axis.rows - 1 else (row + 1) * height)
+        corners = np.array([[x, y, 1.0] for x in (left, right) for y in (top, bottom)])
         points = corners @ axis.to_input.T
         np.testing.assert_allclose(axis.place(token), [*points.min(axis=0), *points.max(axis=0)], atol=1e-8)
 
