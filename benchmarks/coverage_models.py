@@ -12,6 +12,7 @@ from mmattn.interception.calls import Call
 from mmattn.interception.intervene import Edit
 from mmattn.interception.protocol import MediaGiven, Prepared
 from mmattn.plugins import claiming
+from mmattn.readers import read_photo
 from mmattn.schema.layers import AttentionLayer
 
 
@@ -64,15 +65,26 @@ class Member:
 
 
 class Seat:
-    """A model and the adapter that claims it, as `mmattn.attend` uses them, with the attention open to edits."""
+    """A model and the adapter that claims it, as `mmattn.attend` uses them, with the attention open to edits.
 
-    def __init__(self, model: nn.Module) -> None:
+    Parameters
+    ----------
+    model
+        Ready to run.
+    photos
+        Whether pictures are photographs (values 0 to 1), which the adapter resizes and crops, or the model's pixels.
+
+    """
+
+    def __init__(self, model: nn.Module, *, photos: bool = False) -> None:
         self.model = model
+        self.photos = photos
         self.adapter = claiming(model)[1]
 
     def prepare(self, pixels: Tensor) -> Prepared:
-        """Return what the adapter makes of pixels."""
-        return self.adapter.prepare(self.model, MediaGiven(inputs=pixels), None, None)
+        """Return what the adapter makes of pictures `[sample, 3, row, col]`."""
+        media = MediaGiven(image=[read_photo(one) for one in pixels]) if self.photos else MediaGiven(inputs=pixels)
+        return self.adapter.prepare(self.model, media, None, None)
 
     def watch(self, pixels: Tensor, edit: Edit) -> Sequence[AttentionLayer]:
         """Return the layers of a run in which `edit` changes all weights, as they were before."""

@@ -285,19 +285,24 @@ def _redistributed(weights: Sequence[Tensor]) -> dict[Name, Tensor]:
     column did that counts. Mixed heads may be negative and have no logits: there the weights stand.
     """
     signed = any(bool((one < 0).any()) for one in weights)
-    given = [one if signed else _logits(one) for one in weights]
-    squared = torch.stack([(one - given[0]).square() for one in given])
+    values = torch.stack([one if signed else _logits(one) for one in weights])
+    change = values - values[:1]
     return {
-        "query": squared.nanmedian(-1).values.nan_to_num().sum(2),
-        "key": squared.nanmedian(-2).values.nan_to_num().sum(2),
+        "query": _rows_moved(change).sum(2),
+        "key": change.square().nanmedian(-2).values.nan_to_num().sum(2),
     }
 
 
+def _rows_moved(change: Tensor) -> Tensor:
+    """Return what most of each row did, less what it has in common with the other rows."""
+    own = change - change.nanmean(-2, keepdim=True) if change.shape[-2] > 1 else change
+    return own.square().nanmedian(-1).values.nan_to_num()
+
+
 def _logits(weights: Tensor) -> Tensor:
-    """Return logits less what a whole row or column has in common; not a number where a key was forbidden."""
+    """Return logits less the mean of each row; not a number where a key was forbidden."""
     logits = torch.where(weights > 1e-37, weights, torch.nan).log()
-    logits = logits - logits.nanmean(-1, keepdim=True)
-    return logits - logits.nanmean(-2, keepdim=True) if weights.shape[-2] > 1 else logits
+    return logits - logits.nanmean(-1, keepdim=True)
 
 
 def _passed(weights: Tensor, call: Call, samples: int) -> Tensor:
@@ -306,7 +311,7 @@ def _passed(weights: Tensor, call: Call, samples: int) -> Tensor:
     if source is None or source.shape[:-1] != weights.shape[:-1]:
         source = weights if bool((weights < 0).any()) else _logits(weights)
     split = source.unflatten(0, (samples, -1))
-    moved = (split - split[:1]).square().nanmedian(-1).values.nan_to_num()
+    moved = _rows_moved(split - split[:1])
     moved = moved.reshape(samples, -1, moved.shape[-1]).sum(1)
     out = torch.zeros_like(weights).unflatten(0, (samples, -1))
     for sample, query in enumerate(moved.argmax(-1).tolist()):
