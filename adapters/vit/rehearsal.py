@@ -7,6 +7,7 @@ the model cannot take fails there as it would for real, and every attention is s
 
 import copy
 import re
+import textwrap
 import weakref
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -21,6 +22,9 @@ from ..pixels import Size
 from .checkpoints import reason
 from .layouts import PictureFacts, trace_of
 from .pictures import CallModel, Explain
+
+# Sides of inputs that models are built for.
+_SIDES = (224, 256, 384, 192, 160, 128, 112, 96, 64, 240, 288, 320, 336, 448, 512, 640, 768, 1024)
 
 # Weights of one head in one call: at this many they take 1 GiB in single precision.
 MOST_WEIGHTS = 16_384**2
@@ -101,6 +105,17 @@ def meta_twin(model: nn.Module) -> nn.Module:
     return twin.eval()
 
 
+def built_for(model: nn.Module, said_px: Size, *, channels: int, call: CallModel) -> Size:
+    """Return (width, height) that a model was built for: what is said of it if it takes that, else found by trying."""
+    tried = (said_px, *((side, side) for side in _SIDES))
+    return next((size for size in tried if takes_size(model, size, channels=channels, call=call)), said_px)
+
+
+def takes_size(model: nn.Module, size_px: Size, *, channels: int, call: CallModel) -> bool:
+    """Whether a rehearsal with pixels of a size (width, height) goes well."""
+    return not rehearse(model, shape=(1, channels, size_px[1], size_px[0]), call=call).problem
+
+
 def check_size(
     model: nn.Module,
     size_px: Size,
@@ -126,11 +141,7 @@ def check_size(
         It does not; the message says which sizes it takes. Or the attention of that size would not fit into memory.
 
     """
-
-    def tried(width: int, height: int) -> Rehearsal:
-        return rehearse(model, shape=(1, channels, height, width), call=call)
-
-    found = tried(*size_px)
+    found = rehearse(model, shape=(1, channels, size_px[1], size_px[0]), call=call)
     if not found.problem:
         if found.weights > MOST_WEIGHTS and size_px != native_px:
             raise InputError(
@@ -139,46 +150,38 @@ def check_size(
                 f"{MOST_WEIGHTS:.1e} are taken. Pass a smaller size_px (--size)."
             )
         return found
-    near = {tuple(max(1, round(side / unit_px)) * unit_px for side in size_px), native_px}
-    fits = [f"{width} x {height}" for width, height in sorted(near - {size_px}) if not tried(width, height).problem]
-    if not fits:
+    width, height = (max(1, round(side / unit_px)) * unit_px for side in size_px)
+    near = {(width, height), native_px}
+    fit = [size for size in sorted(near - {size_px}) if takes_size(model, size, channels=channels, call=call)]
+    if not fit:
         return None  # no rehearsal of this model is worth anything: the run will tell
     raise InputError(
         f"{type(model).__name__} cannot take inputs of {size_px[0]} x {size_px[1]} px: {found.problem}. It takes "
-        f"{' or '.join(fits)} px. Leave the size (and keep_aspect) out{advice()}."
+        f"{' or '.join(f'{wide} x {high}' for wide, high in fit)} px. Leave the size (and keep_aspect) out{advice()}."
     )
 
 
 def explaining(size_px: Size, *, native_px: Size, advice: Callable[[], str]) -> Explain:
-    """Return what makes a sentence of a forward pass that failed at another size than the model's own.
+    """Return what makes a sentence of a forward pass that failed, which is nearly always over its size.
 
     Some sizes go well on the meta device and fail for real: an index that is out of range, say.
     """
 
     def explain(model: nn.Module, problem: Exception) -> MmattnError | None:
-        if size_px == native_px:
-            return None
+        fits = f"It takes {native_px[0]} x {native_px[1]} px. Leave the size (and keep_aspect) out{advice()}."
+        built = "That is the size of its config. If it was built for another, pass that as size_px."
         return InputError(
-            f"{type(model).__name__} cannot take inputs of {size_px[0]} x {size_px[1]} px: "
-            f"{_why(problem)}. It takes {native_px[0]} x {native_px[1]} px. "
-            f"Leave the size (and keep_aspect) out{advice()}."
+            f"{type(model).__name__} cannot take inputs of {size_px[0]} x {size_px[1]} px: {_why(problem)}. "
+            f"{built if size_px == native_px else fits}"
         )
 
     return explain
 
 
-def attends(facts: PictureFacts, *, explain: Explain) -> bool:
-    """Whether some attention is of one token to another; errors of the trace are explained."""
-    try:
-        return bool(trace_of(facts).events)
-    except MmattnError:
-        raise
-    except Exception as problem:  # whatever a forward raises over a size
-        model = facts.model()
-        ours = None if model is None else explain(model, problem)
-        if ours is None:
-            raise
-        raise ours from problem
+def attends(facts: PictureFacts) -> bool:
+    """Whether some attention is of one token to another; where the trace stops, the run and the layers will say."""
+    known = trace_of(facts)
+    return bool(known.events or known.stopped)
 
 
 def check_attends(found: Rehearsal, *, named: str) -> None:
@@ -222,8 +225,12 @@ def refuse_linear(found: Rehearsal | None, *, named: str) -> ModelError:
 
 
 def _why(problem: Exception) -> str:
-    """Return the first sentence of another library's error."""
-    return re.split(r"[.!:;]\s", reason(problem, most=120))[0].rstrip("!")
+    """Return the first sentences of another library's error, as many as are short."""
+    whole, *more = re.split(r"(?<=[.!;])\s", reason(problem, most=200))
+    for sentence in more:
+        if len(whole) + len(sentence) < 80:
+            whole = f"{whole} {sentence}"
+    return textwrap.shorten(whole, width=120, placeholder="").rstrip(".!; ")
 
 
 def _some(names: Iterable[str], *, most: int = 3) -> str:

@@ -23,8 +23,18 @@ from mmattn.schema.media import Photo
 
 from ..pixels import Geometry, Size
 from .layouts import PictureFacts, left_out, picture_layers
-from .pictures import CallModel, bring, checked_options, phrase, runner
-from .rehearsal import attends, check_attends, check_size, explaining, forget, meta_twin, refuse_linear, rehearse
+from .pictures import CallModel, bring, checked_options, input_size, phrase, runner
+from .rehearsal import (
+    attends,
+    built_for,
+    check_attends,
+    check_size,
+    explaining,
+    forget,
+    meta_twin,
+    refuse_linear,
+    takes_size,
+)
 from .timm import claims_plain
 from .timm_input import TimmOptions, config_px, photo_tensor
 from .timm_names import is_plain, other_families
@@ -79,10 +89,10 @@ class TimmModels:
 
         """
         options = checked_options(media, options, kind=TimmOptions)
-        channels = _channels(model)
+        channels, native = _channels(model), native_px(model)
 
         def size_of(size_px: Size) -> Size:
-            return input_size(size_px, model=model, options=options)
+            return input_size(size_px, native_px=native, unit_px=unit_px(model), options=options)
 
         def make(photo: Photo) -> tuple[Tensor, Geometry]:
             return photo_tensor(photo, model=model, processor=processor, options=options, size_of=size_of)
@@ -92,12 +102,12 @@ class TimmModels:
         channels = channels or int(brought.inputs.shape[1])
         call: CallModel = call_timm
         if is_ours(model):
-            _fit(model, size, channels=channels)
+            _fit(model, size)
             call = _call_at(size)
         found = check_size(
             model,
             size,
-            native_px=native_px(model),
+            native_px=native,
             unit_px=unit_px(model),
             channels=channels,
             call=call,
@@ -107,8 +117,8 @@ class TimmModels:
             check_attends(found, named=type(model).__name__)
         shape = tuple(brought.inputs.shape)
         facts = PictureFacts(model=weakref.ref(model), geometries=brought.geometries, shape=shape, call=call)
-        explain = explaining(size, native_px=native_px(model), advice=lambda: _advice(model, size))
-        if not attends(facts, explain=explain):
+        explain = explaining(size, native_px=native, advice=lambda: _advice(model, size))
+        if not attends(facts):
             raise refuse_linear(found, named=type(model).__name__)
         return Prepared(
             run=runner(model, brought.inputs, call=call, explain=explain),
@@ -140,24 +150,22 @@ class TimmModels:
         return score_timm(output, target)
 
 
-def input_size(size_px: Size, *, model: nn.Module, options: TimmOptions) -> Size:
-    """Return (width, height) of the model's input for a picture of `size_px`; whether it fits is not checked."""
-    native = native_px(model)
-    if not options.keep_aspect:
-        return options.asked_px or native
-    short = options.size_px if isinstance(options.size_px, int) else min(native)
-    scale, unit = short / min(size_px), unit_px(model)
-    width, height = (max(1, round(side * scale / unit)) * unit for side in size_px)
-    return width, height
-
-
 def native_px(model: nn.Module) -> Size:
-    """Return (width, height) that the model was built for: what its patch embedding insists on, else timm's config."""
+    """Return (width, height) that the model was built for.
+
+    It is what the patch embedding insists on, else the size of timm's config if the model takes it.
+    One that was built for another size (`img_size=`) mostly keeps it nowhere: then sizes are tried.
+    """
     embed: Any = getattr(model, "patch_embed", None)
     size = getattr(embed, "img_size", None)
     if isinstance(size, tuple) and (getattr(embed, "strict_img_size", False) or config_px(model) is None):
         return int(size[1]), int(size[0])
-    return config_px(model) or (224, 224)
+    said = config_px(model) or (224, 224)
+    return said if is_ours(model) else built_for(model, said, channels=_channels(model) or 3, call=call_timm)
+
+
+def _fits(model: nn.Module, size_px: Size) -> bool:
+    return takes_size(model, size_px, channels=_channels(model) or 3, call=call_timm)
 
 
 def unit_px(model: nn.Module) -> int:
@@ -178,34 +186,30 @@ def _advice(model: nn.Module, size_px: Size) -> str:
     """Return how a model gets another size, as the end of a sentence; empty where it cannot."""
     high_wide = f"({size_px[1]}, {size_px[0]})"
     if hasattr(model, "set_input_size"):
-        channels = _channels(model) or 3
-        return f", or call model.set_input_size({high_wide}) before" if _settable(model, size_px, channels) else ""
+        return f", or call model.set_input_size({high_wide}) before" if _settable(model, size_px) else ""
     if any("img_size" in inspect.signature(cls).parameters for cls in type(model).__mro__):
         name = (getattr(model, "pretrained_cfg", None) or {}).get("architecture", "NAME")
         return f', or build it with timm.create_model("{name}", img_size={high_wide})'
     return ""
 
 
-def _settable(model: nn.Module, size_px: Size, channels: int) -> bool:
+def _settable(model: nn.Module, size_px: Size) -> bool:
     """Whether a model would take a size if it were set to it; tried on a twin."""
     try:
         twin = meta_twin(model)
         _set_size(twin, size_px)
     except Exception:  # windows that do not divide the size, or a model that cannot be copied
         return False
-    return not rehearse(twin, shape=(1, channels, size_px[1], size_px[0]), call=call_timm).problem
+    return _fits(twin, size_px)
 
 
 # The size that a model of our own was set to.
 _set_to: "weakref.WeakKeyDictionary[nn.Module, Size]" = weakref.WeakKeyDictionary()
 
 
-def _fit(model: nn.Module, size_px: Size, *, channels: int) -> None:
+def _fit(model: nn.Module, size_px: Size) -> None:
     """Set a model of our own to a size that it does not take as it is, where its class can be set."""
-    if not hasattr(model, "set_input_size"):
-        return
-    as_it_is = rehearse(model, shape=(1, channels, size_px[1], size_px[0]), call=call_timm)
-    if as_it_is.problem and _settable(model, size_px, channels):
+    if hasattr(model, "set_input_size") and not _fits(model, size_px) and _settable(model, size_px):
         _set(model, size_px)
 
 

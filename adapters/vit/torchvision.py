@@ -21,7 +21,7 @@ from mmattn.schema.media import Photo
 from ..pixels import Geometry
 from .layouts import PictureFacts, left_out, picture_layers
 from .pictures import Features, bring, checked_options, class_score, phrase, runner
-from .rehearsal import check_attends, check_size, explaining
+from .rehearsal import built_for, check_attends, check_size, explaining
 from .torchvision_input import TorchvisionOptions, native_px, photo_tensor, unit_px
 from .torchvision_names import families
 from .torchvision_open import open_model
@@ -72,15 +72,16 @@ class TorchvisionVit:
 
         """
         options = checked_options(media, options, kind=TorchvisionOptions)
+        native = built_for(model, native_px(model), channels=3, call=call_torchvision)
 
         def make(photo: Photo) -> tuple[Tensor, Geometry]:
-            return photo_tensor(photo, model=model, processor=processor, options=options)
+            return photo_tensor(photo, model=model, processor=processor, options=options, native_px=native)
 
         brought = bring(media, model=model, make=make, channels=3)
         found = check_size(
             model,
             brought.size_px,
-            native_px=native_px(model),
+            native_px=native,
             unit_px=unit_px(model),
             channels=3,
             call=call_torchvision,
@@ -94,7 +95,7 @@ class TorchvisionVit:
             shape=tuple(brought.inputs.shape),
             call=call_torchvision,
         )
-        explain = explaining(brought.size_px, native_px=native_px(model), advice=lambda: "")
+        explain = explaining(brought.size_px, native_px=native, advice=lambda: "")
         return Prepared(
             run=runner(model, brought.inputs, call=call_torchvision, explain=explain),
             inputs=(brought.inputs,),

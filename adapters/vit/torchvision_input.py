@@ -21,7 +21,7 @@ from mmattn.schema.media import Photo
 
 from ..pixels import Geometry, Size
 from ..transforms import read_transform, run_transform
-from .pictures import SizeOptions, given_transform
+from .pictures import SizeOptions, given_transform, input_size
 from .torchvision_names import ATTENTIVE
 
 # The transform of the weights that a model was opened with.
@@ -57,26 +57,15 @@ def remember_preset(model: nn.Module, preset: ImageClassification) -> None:
 
 
 def photo_tensor(
-    photo: Photo, *, model: nn.Module, processor: Any, options: TorchvisionOptions
+    photo: Photo, *, model: nn.Module, processor: Any, options: TorchvisionOptions, native_px: Size
 ) -> tuple[Float[Tensor, "channel row col"], Geometry]:
     """Return the tensor that the model gets for a photo, and where its pixels lie in the photo."""
     transform = given_transform(processor)
     if transform is None:
-        size = input_size(photo.size_px, model=model, options=options)
+        size = input_size(photo.size_px, native_px=native_px, unit_px=unit_px(model), options=options)
         transform = sized(preset_of(model), size_px=size, whole=options.whole)
     tensor = run_transform(transform, Image.fromarray(photo.pixels))
     return tensor, read_transform(transform, size_px=photo.size_px)
-
-
-def input_size(size_px: Size, *, model: nn.Module, options: TorchvisionOptions) -> Size:
-    """Return (width, height) of the model's input for a picture of `size_px`; whether it fits is not checked."""
-    native = native_px(model)
-    if not options.keep_aspect:
-        return options.asked_px or native
-    short = options.size_px if isinstance(options.size_px, int) else min(native)
-    scale, unit = short / min(size_px), unit_px(model)
-    width, height = (max(1, round(side * scale / unit)) * unit for side in size_px)
-    return width, height
 
 
 def native_px(model: nn.Module) -> Size:

@@ -17,6 +17,7 @@ from contract import (
     check_streaming_equals_dense,
     layers_of,
 )
+from small_stages import of_torchvision, staged
 from small_transformers import member
 from small_vits import model_of
 
@@ -46,6 +47,15 @@ def vision_transformer() -> Example:
 def vision_model_of_transformers() -> Example:
     """A DINOv2 with registers, whose processor cuts the middle out."""
     return Example(model=lambda: member("DINOv2 with registers"), media=photo(), changed=painted)
+
+
+def timm_model() -> Example:
+    """A NaFlexViT, which packs patches of any aspect into one sequence."""
+    return Example(model=lambda: staged("naflex"), media=photo(), changed=painted)
+
+
+def torchvision_model() -> Example:
+    return Example(model=lambda: of_torchvision("vit"), media=photo(), changed=painted)
 
 
 WORDS = ("cat", "mat", "sat", "the", "dog", "ran")
@@ -88,6 +98,8 @@ def text_encoder() -> Example:
 
 
 EXAMPLES = {
+    "timm.models": timm_model,
+    "torchvision.vit": torchvision_model,
     "timm.vit": vision_transformer,
     "transformers.text": text_encoder,
     "transformers.vit": vision_model_of_transformers,
