@@ -196,6 +196,29 @@ def given_transform(processor: Any) -> Any:
     return processor
 
 
+def input_size(size_px: Size, *, native_px: Size, unit_px: int, options: SizeOptions) -> Size:
+    """Return (width, height) of the input for a picture of `size_px`; whether a model takes it is not checked.
+
+    Parameters
+    ----------
+    native_px
+        The size that is had without options.
+    unit_px
+        What sides are multiples of where the picture keeps its aspect.
+
+    Examples
+    --------
+    >>> input_size((600, 400), native_px=(224, 224), unit_px=32, options=SizeOptions(keep_aspect=True))
+    (352, 224)
+
+    """
+    if not options.keep_aspect:
+        return options.asked_px or native_px
+    scale = min(options.asked_px or native_px) / min(size_px)
+    width, height = (max(1, round(side * scale / unit_px)) * unit_px for side in size_px)
+    return width, height
+
+
 def pixels_of(inputs: Any, *, channels: int | None) -> Float[Tensor, "sample channel row col"]:
     """Return the user's tensor if it is one of pixels.
 

@@ -70,7 +70,7 @@ def test_a_swin_by_name_takes_any_size_and_gives_the_same_at_its_own(tmp_path):
     with torch.no_grad():
         assert torch.allclose(opened(picture), model(picture), atol=1e-5)
     whole = TimmOptions(size_px=96, keep_aspect=True)
-    assert adapter.prepare(opened, MediaGiven(image=read_photo(WIDE)), None, whole).inputs[0].shape == (1, 3, 96, 160)
+    assert adapter.prepare(opened, MediaGiven(image=read_photo(WIDE)), None, whole).inputs[0].shape == (1, 3, 96, 128)
 
 
 def test_a_coatnet_by_name_is_set_to_the_size_and_back(tmp_path):
