@@ -10,6 +10,7 @@ A family whose column is not `exact` says why.
 """
 
 import argparse
+import gc
 import sys
 import time
 import warnings
@@ -21,7 +22,7 @@ from typing import Any
 
 import torch
 
-from mmattn.errors import MmattnError, NoAttentionError
+from mmattn.errors import MmattnError, ModelError, NoAttentionError
 from mmattn.interception import capture
 from mmattn.interception.protocol import LeavesOut
 
@@ -32,6 +33,7 @@ from .coverage_weights import EXACT, Verdict, compared, own_weights
 LIBRARIES = ("timm", "torchvision", "transformers")
 PAGE = Path(__file__).with_name("COVERAGE.md")
 HEAD = "| family | member | input px | layers | left out | weights exact | places exact | why not |"
+NONE = "no token attention"
 RULE = "|---|---|---|---|---|---|---|---|"
 
 
@@ -91,22 +93,26 @@ class Line:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Try the families asked for, print a line each, and write the page if asked."""
+    """Try the families asked for, print a line each, and put them on the page if asked."""
     options = _options().parse_args(arguments)
     torch.set_num_threads(options.threads)
     warnings.simplefilter("ignore")
-    lines: list[Line] = []
+    rows: list[str] = []
+    failed = False
     print(HEAD + "\n" + RULE, flush=True)
     for library in LIBRARIES if options.library is None else (options.library,):
         for member in members(library):
             if options.only and not any(name in (member.name, member.family) for name in options.only):
                 continue
-            lines.append(tried(member, probes=options.probes))
-            print(row(lines[-1]), flush=True)
-    print("\n" + summary(lines))
-    if options.write:
-        PAGE.write_text(page(lines), encoding="utf-8")
-    return 0 if all(all(line.exact) or line.none for line in lines) else 1
+            line = tried(member, probes=options.probes)
+            gc.collect()
+            failed |= not (all(line.exact) or line.none)
+            rows.append(row(line))
+            print(rows[-1], flush=True)
+            if options.write:
+                PAGE.write_text(page(rows, before=PAGE.read_text("utf-8") if PAGE.exists() else ""), encoding="utf-8")
+    print("\n" + summary(rows))
+    return int(failed)
 
 
 def members(library: str) -> list[Member]:
@@ -127,6 +133,8 @@ def tried(member: Member, *, probes: int = PROBES) -> Line:
         found = _tried(member, probes)
     except NoAttentionError as error:
         found = Line(member=member, none=True, problem=_sentence(error))
+    except ModelError as error:
+        found = Line(member=member, none="no attention of one token to another" in str(error), problem=_sentence(error))
     except Exception as error:  # one family that fails is a line of the table, not its end
         found = Line(member=member, problem=f"{type(error).__name__}: {_sentence(error)}")
     return Line(**{**vars(found), "seconds": time.perf_counter() - started})
@@ -156,7 +164,7 @@ def row(line: Line) -> str:
     size = "{} x {}".format(*member.size_px)
     cells: list[Any] = [f"{member.library} {member.family}", name, size]
     if line.none or line.weights is None or line.places is None:
-        state = "no token attention" if line.none else "**failed**"
+        state = NONE if line.none else "**failed**"
         cells += ["0", len(line.left_out), state, state]
     else:
         probes = sum(len(tally.right) for tally in line.places.tallies.values())
@@ -169,34 +177,47 @@ def row(line: Line) -> str:
     return "| " + " | ".join(str(cell).replace("|", "/").replace("\n", " ") for cell in cells) + " |"
 
 
-def summary(lines: Iterable[Line]) -> str:
+def summary(rows: Iterable[str]) -> str:
     """Return how many families are exact, by library."""
     said = []
+    cells = [[cell.strip() for cell in one.strip("| ").split(" | ")] for one in rows]
     for library in LIBRARIES:
-        mine = [line for line in lines if line.member.library == library]
-        counted = [line for line in mine if not line.none]
-        if not mine:
-            continue
-        weights, places = (sum(line.exact[column] for line in counted) for column in (0, 1))
-        said.append(
-            f"- {library}: {len(counted)} families with token attention; weights exact in {weights}, places exact in "
-            f"{places}; {len(mine) - len(counted)} without"
-        )
+        mine = [one for one in cells if one[0].startswith(library + " ")]
+        counted = [one for one in mine if one[5] != NONE]
+        if mine:
+            weights, places = (sum(one[column].startswith("exact") for one in counted) for column in (5, 6))
+            said.append(
+                f"- {library}: {len(counted)} families with token attention; weights exact in {weights}, places exact "
+                f"in {places}; {len(mine) - len(counted)} without token attention"
+            )
     return "\n".join(said)
 
 
-def page(lines: Sequence[Line]) -> str:
-    """Return the page that is committed."""
+def page(rows: Sequence[str], *, before: str = "") -> str:
+    """Return the page that is committed; rows of families that were not tried now stay as they were `before`."""
+    now = {_family(one): one for one in rows}
+    kept = [one for one in before.splitlines() if one.startswith("| ") and one != HEAD]
+    merged = [now.pop(_family(one), one) for one in kept] + list(now.values())
+    order = {f"{member.library} {member.family}": n for n, member in enumerate(_all())}
+    merged = sorted((one for one in merged if _family(one) in order), key=lambda one: order[_family(one)])
     packages = ", ".join(f"{name} {version(name)}" for name in ("torch", "timm", "torchvision", "transformers"))
     return (
         f"# Coverage\n\nMade by `python -m benchmarks.coverage --write`; {packages}.\n\n"
         f"*weights exact*: every layer equals one of the model's own softmaxes, unfused, to {EXACT:.0e} (in brackets "
         "the largest difference). *places exact*: a changed cell of the picture moves the query and the key that the "
         "axes name, more than any other (in brackets the share of probes). How both are measured stands at the top of "
-        f"`coverage_weights.py` and `coverage_places.py`.\n\n{summary(lines)}\n\n{HEAD}\n{RULE}\n"
-        + "\n".join(row(line) for line in lines)
+        f"`coverage_weights.py` and `coverage_places.py`.\n\n{summary(merged)}\n\n{HEAD}\n{RULE}\n"
+        + "\n".join(merged)
         + "\n"
     )
+
+
+def _all() -> list[Member]:
+    return [member for library in LIBRARIES for member in members(library)]
+
+
+def _family(one: str) -> str:
+    return one.strip("| ").partition(" | ")[0]
 
 
 def _sentence(error: BaseException) -> str:

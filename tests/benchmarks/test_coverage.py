@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[2]
 if str(ROOT) not in sys.path:
     sys.path.append(str(ROOT))
 
-from benchmarks.coverage import members, page, tried  # noqa: E402
+from benchmarks.coverage import members, page, row, tried  # noqa: E402
 from benchmarks.coverage_models import Member, Seat  # noqa: E402
 from benchmarks.coverage_places import box_changed, probed  # noqa: E402
 from benchmarks.coverage_weights import compared, own_weights  # noqa: E402
@@ -73,7 +73,9 @@ def test_places_lie_on_the_photograph_that_was_resized_and_cropped(library: str,
 def test_a_family_without_attention_is_told_apart_from_a_failure() -> None:
     line = tried(_member("transformers", "PoolFormerModel"))
     assert line.none
-    assert "no token attention" in page([line])
+    said = page([row(line)])
+    assert "1 without token attention" in said
+    assert page([], before=said) == said
 
 
 def test_a_grid_that_is_shifted_by_one_cell_is_found_out() -> None:
