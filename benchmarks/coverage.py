@@ -32,7 +32,7 @@ from .coverage_weights import EXACT, Verdict, compared, own_weights
 
 LIBRARIES = ("timm", "torchvision", "transformers")
 PAGE = Path(__file__).with_name("COVERAGE.md")
-HEAD = "| family | member | input px | layers | left out | weights exact | places exact | why not |"
+HEAD = "| family | member | input px | layers | left out | weights exact | places exact | remarks |"
 NONE = "no token attention"
 RULE = "|---|---|---|---|---|---|---|---|"
 
@@ -81,7 +81,7 @@ class Line:
 
     @property
     def reasons(self) -> list[str]:
-        """Why a column is not exact."""
+        """Why a column is not exact, or how it was decided."""
         if self.none or self.problem:
             return [self.problem]
         found = [*self.weights.problems] if self.weights else []
@@ -89,7 +89,12 @@ class Line:
             found.append(f"{self.unaccounted} softmaxes more than layers and reasons")
         if self.weights and self.weights.flat:
             found.append(f"{self.weights.flat} layers are too flat to tell")
-        return found + ([*self.places.problems, *self.places.untested] if self.places else [])
+        if self.places is None:
+            return found
+        landed = {number for (number, _), tally in self.places.tallies.items() if tally.landed}
+        if landed:
+            found.append(f"{len(landed)} layers by where single weights take a value (coverage_landing)")
+        return [*found, *self.places.problems, *self.places.untested]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

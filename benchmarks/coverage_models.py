@@ -86,15 +86,17 @@ class Seat:
         media = MediaGiven(image=[read_photo(one) for one in pixels]) if self.photos else MediaGiven(inputs=pixels)
         return self.adapter.prepare(self.model, media, None, None)
 
-    def watch(self, pixels: Tensor, edit: Edit) -> Sequence[AttentionLayer]:
-        """Return the layers of a run in which `edit` changes all weights, as they were before."""
+    def watch(self, pixels: Tensor, edit: Edit, *, edited: bool = False) -> Sequence[AttentionLayer]:
+        """Return the layers of a run in which `edit` changes all weights, as they were before or as they are then."""
         calls: list[Call] = []
 
         def noted(weights: Tensor, call: Call) -> Tensor | None:
+            new = edit(weights, call)
             whole = call if call.q is not None else call.but(weights=weights)
+            whole = whole.but(q=None, k=None, mask=None, weights=new) if edited else whole
             kept = {name: getattr(whole, name) for name in ("q", "k", "weights")}
             calls.append(whole.but(**{name: one.clone() for name, one in kept.items() if one is not None}))
-            return edit(weights, call)
+            return new
 
         prepared = self.prepare(pixels)
         with torch.no_grad(), intervene(self.model, noted):

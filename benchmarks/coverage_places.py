@@ -9,7 +9,7 @@ Some attention has nothing beside it (LeViT's downsampling): silenced, nothing m
 in another run, the query that moved most takes some value, and no other query takes any.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -18,10 +18,11 @@ import torch
 from torch import Tensor
 
 from mmattn.interception.calls import Call
-from mmattn.interception.intervene import Edit
 from mmattn.schema.axes import Axis, PatchGrid
 from mmattn.schema.layers import AttentionLayer
 from mmattn.schema.weights import Blocks, Factored
+
+from .coverage_landing import Changed, Landing, Watch
 
 PROBES = 6
 # A cell is changed this often, in another way each time; before it is called wrong, that often.
@@ -32,8 +33,6 @@ _STILL = 1e-9
 Name = Literal["query", "key"]
 SIDES: tuple[Name, ...] = ("query", "key")
 # The layers of a batch of pictures, as they are while all weights are edited.
-Watch = Callable[[Tensor, Edit], Sequence[AttentionLayer]]
-Changed = Callable[[Tensor, tuple[float, float, float, float], int], Tensor]
 Side = tuple[int, Name]
 
 
@@ -49,12 +48,15 @@ class Tally:
         Whether the token that moved most was the right one, for each token probed so far.
     first_wrong
         What the first wrong probe found.
+    landed
+        Whether another experiment decided: see `coverage_landing`.
 
     """
 
     wanted: int = 0
     right: dict[int, bool] = field(default_factory=dict)
     first_wrong: str = ""
+    landed: bool = False
 
     @property
     def wrong(self) -> int:
@@ -150,7 +152,34 @@ def probed(
             dead_end = trial.dead_end(tokens[-1]) if mine else ""
             mine = mine if dead_end else []
             passing += (dead_end,)
+    _second_opinion(tallies, layers=layers, watch=watch, base=base, changed=changed)
     return Found(tallies=tallies, untested=tuple(_untested(layers, tallies)), names=tuple(x.name for x in layers))
+
+
+def _second_opinion(
+    tallies: dict[Side, Tally], *, layers: Sequence[AttentionLayer], watch: Watch, base: Tensor, changed: Changed
+) -> None:
+    """Try layers of several blocks that failed by where their output lands."""
+    wrong = {number for (number, _), tally in tallies.items() if tally.wrong}
+    for number in sorted(wrong):
+        behind = [n for n in range(number + 1, len(layers)) if n not in wrong and (n, "key") in tallies]
+        alike = [layer.name for layer in layers].count(layers[number].name)
+        blocks = layers[number].storages[0]
+        if not behind or alike > 1 or not isinstance(blocks, Blocks) or blocks.source.shape[0] == 1:
+            continue
+        landing = Landing(
+            number=number,
+            behind=behind[0],
+            watch=watch,
+            changed=changed,
+            base=base,
+            moved=lambda layer: _moved(layer)["key"],
+        )
+        found = landing.tried(layers[number], PROBES)
+        if found and all(found):
+            for side in SIDES:
+                tallies[number, side].right = dict(enumerate(found))
+                tallies[number, side].landed = True
 
 
 def chosen(axis: PatchGrid, count: int) -> list[int]:
