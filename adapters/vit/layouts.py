@@ -5,7 +5,7 @@ shape of input, and each of its attentions says which tokens it joined.
 """
 
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from textwrap import shorten
 from typing import Any
@@ -36,6 +36,8 @@ class PictureFacts:
         `[sample, channel, row, col]` of the pixels.
     call
         Calls the model with them.
+    form
+        What else the sequence of tokens depends on: how patches were packed. Empty for most.
 
     """
 
@@ -43,6 +45,7 @@ class PictureFacts:
     geometries: tuple[Geometry, ...]
     shape: tuple[int, ...]
     call: Callable[[nn.Module, Tensor], Any]
+    form: Hashable = ()
 
 
 # One trace a model: weights do not matter to it, the input's shape and the modules' settings do.
@@ -62,7 +65,7 @@ def trace_of(facts: PictureFacts) -> Trace:
     if model is None:
         raise GoneError("The model was deleted before its attention was placed. Keep the model alive, or attend again.")
     known = _traces.setdefault(model, {})
-    key = (facts.shape, _settings(model))
+    key = (facts.shape, facts.form, _settings(model))
     if key not in known:
         known.clear()  # pictures of one model mostly have one shape: old traces are only memory
         known[key] = trace(model, shape=facts.shape, call=facts.call)

@@ -9,6 +9,7 @@ import warnings
 import weakref
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import timm
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from mmattn.errors import InputError
 from mmattn.interception.calls import Call, Emit
 from mmattn.interception.protocol import MediaGiven, ModelFamily, Opened, Prepared
 from mmattn.schema.layers import AttentionLayer
@@ -23,6 +25,7 @@ from mmattn.schema.media import Photo
 
 from ..pixels import Geometry, Size
 from .layouts import PictureFacts, left_out, picture_layers
+from .naflex import Packing, is_packed, unpacked
 from .pictures import CallModel, bring, checked_options, input_size, phrase, runner
 from .rehearsal import (
     attends,
@@ -89,6 +92,9 @@ class TimmModels:
 
         """
         options = checked_options(media, options, kind=TimmOptions)
+        packing: Packing | None = None
+        if is_packed(media.inputs):
+            media, packing = _unpacked(media, model)
         channels, native = _channels(model), native_px(model)
 
         def size_of(size_px: Size) -> Size:
@@ -104,19 +110,30 @@ class TimmModels:
         if is_ours(model):
             _fit(model, size)
             call = _call_at(size)
-        found = check_size(
-            model,
-            size,
-            native_px=native,
-            unit_px=unit_px(model),
-            channels=channels,
-            call=call,
-            advice=lambda: _advice(model, size),
+        call = packing or call
+        found = (
+            None
+            if packing
+            else check_size(
+                model,
+                size,
+                native_px=native,
+                unit_px=unit_px(model),
+                channels=channels,
+                call=call,
+                advice=lambda: _advice(model, size),
+            )
         )
         if found is not None:
             check_attends(found, named=type(model).__name__)
         shape = tuple(brought.inputs.shape)
-        facts = PictureFacts(model=weakref.ref(model), geometries=brought.geometries, shape=shape, call=call)
+        facts = PictureFacts(
+            model=weakref.ref(model),
+            geometries=brought.geometries,
+            shape=shape,
+            call=call,
+            form=packing.form if packing else (),
+        )
         explain = explaining(size, native_px=native, advice=lambda: _advice(model, size))
         if not attends(facts):
             raise refuse_linear(found, named=type(model).__name__)
@@ -148,6 +165,19 @@ class TimmModels:
     def score(self, output: Any, target: Any) -> Float[Tensor, ""]:
         """Return the logit of a class, summed over the samples; see `timm_run.score_timm`."""
         return score_timm(output, target)
+
+
+def _unpacked(media: MediaGiven, model: nn.Module) -> tuple[MediaGiven, Packing]:
+    """Return packed patches as images, and how the model is called with these."""
+    embeds: Any = getattr(model, "embeds", None)
+    if embeds is None:
+        raise InputError(
+            f"inputs= are packed patches, and {type(model).__name__} takes images. Patches are for NaFlexViT. "
+            "Pass a tensor [sample, 3, row, col], or image=."
+        )
+    high, wide = embeds.patch_size
+    images, call = unpacked(media.inputs, patch_px=(high, wide), channels_last=getattr(embeds, "channels_last", True))
+    return replace(media, inputs=images), call
 
 
 def native_px(model: nn.Module) -> Size:
