@@ -179,19 +179,24 @@ def bring(
     return Brought(inputs=inputs, photos=photos, geometries=geometries)
 
 
-def given_transform(processor: Any) -> Any:
+def given_transform(processor: Any, options: SizeOptions) -> Any:
     """Return the user's transform, or None where there is none.
 
     Raises
     ------
     InputError
-        It cannot be called.
+        It cannot be called, or options ask for a size that it cannot be told.
 
     """
     if processor is not None and not callable(processor):
         raise InputError(
             f"processor= is a {type(processor).__name__}. It would be a transform of torchvision or timm, from a "
             "PIL image to a tensor. Leave it out for the model's own."
+        )
+    if processor is not None and options != type(options)():
+        raise InputError(
+            f"{options} asks for a size that {type(processor).__name__} cannot be told. A transform of one's own makes "
+            "its own size. Pass a transform that makes the size, or options without processor=."
         )
     return processor
 

@@ -209,8 +209,8 @@ def check_attends(found: Rehearsal, *, named: str) -> None:
             f"attention and gates do. {use}."
         )
     raise NoAttentionError(
-        f"{named} has no attention: it is a convolutional network, an MLP or a mixer, in which no token chooses what "
-        f"it looks at. {use}, or ask a gradient method (a class activation map) about this one."
+        f"{named} has no attention: nothing in it weighs one token against others, as in convolutional networks, MLPs "
+        f"and linear attention without a softmax. {use}, or ask a gradient method (a class activation map) about this one."
     )
 
 
@@ -226,6 +226,8 @@ def refuse_linear(found: Rehearsal | None, *, named: str) -> ModelError:
 
 def _why(problem: Exception) -> str:
     """Return the first sentences of another library's error, as many as are short."""
+    if not str(problem).strip():
+        return f"a check of its own failed ({type(problem).__name__})"
     whole, *more = re.split(r"(?<=[.!;])\s", reason(problem, most=200))
     for sentence in more:
         if len(whole) + len(sentence) < 80:

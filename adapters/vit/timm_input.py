@@ -57,7 +57,7 @@ def photo_tensor(
     photo: Photo, *, model: nn.Module, processor: Any, options: TimmOptions, size_of: SizeOf
 ) -> tuple[Float[Tensor, "channel row col"], Geometry]:
     """Return the tensor that the model gets for a photo, and where its pixels lie in the photo."""
-    transform = given_transform(processor)
+    transform = given_transform(processor, options)
     if transform is None:
         transform = own_transform(photo, model=model, options=options, size_of=size_of)
     tensor = run_transform(transform, Image.fromarray(photo.pixels))

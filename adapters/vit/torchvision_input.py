@@ -60,7 +60,7 @@ def photo_tensor(
     photo: Photo, *, model: nn.Module, processor: Any, options: TorchvisionOptions, native_px: Size
 ) -> tuple[Float[Tensor, "channel row col"], Geometry]:
     """Return the tensor that the model gets for a photo, and where its pixels lie in the photo."""
-    transform = given_transform(processor)
+    transform = given_transform(processor, options)
     if transform is None:
         size = input_size(photo.size_px, native_px=native_px, unit_px=unit_px(model), options=options)
         transform = sized(preset_of(model), size_px=size, whole=options.whole)

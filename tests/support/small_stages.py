@@ -26,6 +26,7 @@ TIMM = {
     "pit": ("pit_ti_224", {"img_size": 64, "depth": (1, 1, 1)}),
     "naflex": ("naflexvit_base_patch16_gap", {"embed_dim": 48, "depth": 2, "num_heads": 3}),
     "naflex, pooled": ("naflexvit_base_patch16_map", {"embed_dim": 48, "depth": 2, "num_heads": 3}),
+    "botnet": ("botnet26t_256", {}),
     "clip's resnet": ("resnet50_clip", {"width_factor": 0.25}),
 }
 

@@ -45,6 +45,7 @@ def test_the_model_is_not_touched():
 def test_a_failure_is_a_sentence_and_is_tried_anew_after_the_model_changed():
     model = of_torchvision("vit")
     assert rehearse(model, shape=(1, 3, 80, 64), call=call).problem == "Wrong image height! Expected 64 but got 80"
+    assert "a check of its own failed" in rehearse(staged("botnet"), shape=(1, 3, 64, 64), call=call).problem
     own = nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 4))
     assert rehearse(own, shape=(1, 3, 4, 4), call=call).problem
     own[1] = nn.Linear(3 * 4 * 4, 4)

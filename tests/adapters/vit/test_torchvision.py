@@ -106,6 +106,12 @@ def test_a_larger_vit_gets_the_transform_of_weights_of_its_size():
     assert prepared(strange, WIDE).preprocessing == "resized to 109 x 73 px, cropped to 64 x 64 px"
 
 
+def test_a_transform_of_the_user_cannot_be_told_a_size():
+    preset = models.ViT_B_16_Weights.DEFAULT.transforms()
+    with pytest.raises(InputError, match=r"size_px=96.*ImageClassification cannot be told"):
+        prepared(of_torchvision("swin"), WIDE, TorchvisionOptions(size_px=96), processor=preset)
+
+
 def test_a_transform_of_the_user_is_read():
     preset = models.ViT_B_16_Weights.IMAGENET1K_SWAG_LINEAR_V1.transforms(crop_size=64, resize_size=80)
     made = prepared(of_torchvision("vit"), WIDE, processor=preset)
