@@ -210,7 +210,8 @@ def check_attends(found: Rehearsal, *, named: str) -> None:
         )
     raise NoAttentionError(
         f"{named} has no attention: nothing in it weighs one token against others, as in convolutional networks, MLPs "
-        f"and linear attention without a softmax. {use}, or ask a gradient method (a class activation map) about this one."
+        f"and linear attention without a softmax. {use}, or ask a gradient method (a class activation map) about "
+        "this one."
     )
 
 
