@@ -5,6 +5,7 @@ A layer joins that axis with itself; an attention pool joins its learned queries
 """
 
 import contextlib
+import weakref
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +29,8 @@ from mmattn.schema.media import Photo
 from mmattn.schema.weights import Blocks, Dense
 
 from ..pixels import Geometry, Size
-from .pictures import bring, checked_options, phrase, runner
+from .layouts import PictureFacts, left_out, picture_layers
+from .pictures import Brought, bring, checked_options, phrase, runner
 from .timm_input import TimmOptions, photo_tensor, plain_size
 from .timm_names import is_plain, plain_families
 from .timm_open import open_model
@@ -100,15 +102,7 @@ class TimmVit:
             run=runner(model, brought.inputs, call=call_timm),
             inputs=(brought.inputs,),
             media=brought.photos,
-            facts=Facts(
-                layout=layout_of(model, size_px=brought.size_px),
-                geometries=brought.geometries,
-                lambdas={
-                    path: float(module._compute_lambda().detach())
-                    for path, module in model.named_modules()
-                    if hasattr(module, "_compute_lambda")
-                },
-            ),
+            facts=_facts(model, brought),
             preprocessing=phrase(brought.geometries),
             readout=readout_of(model),
         )
@@ -123,7 +117,9 @@ class TimmVit:
 
     def layers(self, calls: Sequence[Call], prepared: Prepared) -> Sequence[AttentionLayer]:
         """Join each call's queries and keys with the tokens of the model."""
-        facts: Facts = prepared.facts
+        facts: Facts | PictureFacts = prepared.facts
+        if isinstance(facts, PictureFacts):
+            return picture_layers(calls, facts)
         by_module: dict[str, list[Call]] = {}
         for call in calls:
             if call.kind == "token":
@@ -135,6 +131,10 @@ class TimmVit:
             else:
                 layers += [_layer(call, facts, storage=to_blocks(call, mask=_everything(call))) for call in own]
         return layers
+
+    def left_out(self, calls: Sequence[Call], prepared: Prepared) -> tuple[str, ...]:
+        """Return what is no token attention, with the reason; see `protocol.LeavesOut`."""
+        return left_out(calls, prepared.facts) if isinstance(prepared.facts, PictureFacts) else ()
 
     def score(self, output: Any, target: Any) -> Float[Tensor, ""]:
         """Return the logit of a class, summed over the samples; None: each sample's own top class.
@@ -153,6 +153,33 @@ class TimmVit:
 def claims_plain(model: nn.Module) -> bool:
     """Whether a model is one of timm's plain vision transformers, or derived from one."""
     return isinstance(model, PLAIN) and hasattr(getattr(model, "patch_embed", None), "dynamic_feat_size")
+
+
+def _facts(model: nn.Module, brought: Brought) -> Facts | PictureFacts:
+    """Return what layers need; tokens behind a stem of convolutions lie where its kernels look, which a trace tells."""
+    if _has_stem(model):
+        return PictureFacts(
+            model=weakref.ref(model),
+            geometries=brought.geometries,
+            shape=tuple(brought.inputs.shape),
+            call=call_timm,
+        )
+    return Facts(
+        layout=layout_of(model, size_px=brought.size_px),
+        geometries=brought.geometries,
+        lambdas={
+            path: float(module._compute_lambda().detach())
+            for path, module in model.named_modules()
+            if hasattr(module, "_compute_lambda")
+        },
+    )
+
+
+def _has_stem(model: nn.Module) -> bool:
+    """Whether patches are made by more than one convolution that cuts the picture into them."""
+    embed: Any = model.patch_embed
+    convolutions = [part for part in embed.modules() if isinstance(part, nn.Conv2d)]
+    return len(convolutions) > 1 or any(part.kernel_size != part.stride for part in convolutions)
 
 
 def _refuse_patch_dropout(model: nn.Module) -> None:

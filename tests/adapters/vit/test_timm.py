@@ -124,8 +124,7 @@ def test_changing_one_cell_of_the_picture_moves_the_token_that_the_axis_names(na
     width, height = family.size_px
     pixels = noise(width * 6, height * 2 + 37, seed=3)  # far wider than the crop that the model sees
     photo = read_photo(pixels)
-    facts = adapter.prepare(model, MediaGiven(image=photo), None, None).facts
-    axis = facts.layout.axis(facts.geometries[0])
+    axis = mmattn.attend(model, image=photo).layers[0].key_axis
     chosen = [axis.content[0], axis.content[len(axis.content) // 2 + 1], axis.content[-1]]
     photos = [photo]
     for token in chosen:
