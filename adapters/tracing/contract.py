@@ -140,9 +140,9 @@ def _attention(
     if not bool(ids[1].any()):
         return _neighbourhoods(weights, value, row=row, dim=dim, report=report)
     varies = [not is_constant(part, [dim]) for part in ids]
-    if all(varies):
+    asks = _asking(ids, varies, row=row, keys=first(thin(plain(value.ids))))
+    if asks is None:
         return None
-    asks = 1 if varies[0] else 0
     query = _cut(ids[asks], [dim])
     masked = forbidden(values)
 
@@ -156,6 +156,25 @@ def _attention(
         forbidden=last(masked) if bool(masked.any()) else None,
     )
     return query, report(seen)
+
+
+def _asking(
+    ids: Sequence[Int[Tensor, "..."]], varies: Sequence[bool], *, row: int, keys: Int[Tensor, "..."]
+) -> int | None:
+    """Return which of both ids is the query's: the one that stays along the keys.
+
+    Of a lone key both stay: then it is the one that changes along the rows, or is not among the values.
+    """
+    if all(varies):
+        return None
+    if any(varies):
+        return 1 if varies[0] else 0
+    along = [not is_constant(part, [row]) for part in ids]
+    if along[0] != along[1]:
+        return 0 if along[0] else 1
+    values = set(torch.unique(keys).tolist())
+    known = [set(torch.unique(part).tolist()) <= values for part in ids]
+    return None if known[0] == known[1] else 1 if known[0] else 0
 
 
 def _neighbourhoods(

@@ -27,10 +27,28 @@ SAME = words("""
 
 # Ask about a tensor, or make another of its shape: what comes out is not of the picture.
 ABOUT = words("""
-    zeros_like ones_like empty_like full_like rand_like randn_like new_zeros new_ones new_empty new_full new_tensor
-    size dim numel nelement is_floating_point is_complex stride item tolist len bool repr str is_contiguous element_size
-    storage_offset ndimension data_ptr untyped_storage get_device is_pinned format hash eq ne lt le gt ge isnan isinf
-    isfinite any all equal allclose is_same_size has_names result_type is_tensor is_nonzero int index
+    zeros_like ones_like empty_like full_like new_zeros new_ones new_empty new_full new_tensor
+    size dim numel nelement is_floating_point is_complex stride len repr str is_contiguous element_size
+    storage_offset ndimension data_ptr untyped_storage get_device is_pinned format hash isnan isinf
+    isfinite is_same_size has_names result_type is_tensor
+""")
+
+# Ask for the values: the model goes on by what it sees, and a trace sees no values.
+DECIDES = words("""
+    __bool__ __int__ __float__ __index__ __complex__ __contains__ __array__ item tolist numpy equal allclose is_nonzero
+    nonzero argwhere masked_select unique unique_consecutive
+""")
+
+# Draw numbers: another pass draws others.
+CHANCE = words("""
+    rand randn randint randperm rand_like randn_like randint_like normal uniform_ normal_ random_ exponential_ bernoulli
+    bernoulli_ multinomial poisson log_normal_ cauchy_ geometric_
+""")
+
+# Those of `REARRANGE` that give another look at the same memory.
+VIEWS = words("""
+    view permute transpose t swapaxes swapdims movedim moveaxis flatten unflatten squeeze unsqueeze chunk split
+    split_with_sizes tensor_split unbind narrow select getitem reshape detach view_as reshape_as adjoint ravel diagonal
 """)
 
 # Join two tensors element by element.

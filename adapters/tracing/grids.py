@@ -115,7 +115,7 @@ class Grids:
         return grid, sample, index
 
     def coarse(
-        self, number: int, factor: Sequence[int], *, shift: Sequence[float] = (), shape: Sequence[int] = ()
+        self, number: int, factor: Sequence[float], *, shift: Sequence[float] = (), shape: Sequence[int] = ()
     ) -> int:
         """Return the grid whose cells are `factor` cells of this one along each dimension.
 
@@ -132,7 +132,7 @@ class Grids:
         grid = self.known[number]
         shift = shift or [0.0] * len(grid.shape)
         return self.number(
-            shape=shape or [-(-side // f) for side, f in zip(grid.shape, factor, strict=True)],
+            shape=shape or [int(-(-side // f)) for side, f in zip(grid.shape, factor, strict=True)],
             cell=[extent * f for extent, f in zip(grid.cell, factor, strict=True)],
             origin=[start + extent * by for start, extent, by in zip(grid.origin, grid.cell, shift, strict=True)],
         )
@@ -145,22 +145,6 @@ class Grids:
             cell=[extent * old / new for extent, old, new in zip(grid.cell, grid.shape, shape, strict=True)],
             origin=grid.origin,
         )
-
-    def coarsened(
-        self, ids: Int[Tensor, "*any"], factor: Sequence[int], *, shift: Sequence[float] = ()
-    ) -> Int[Tensor, "*any"]:
-        """Return for each id the cell of the coarser grid that it lies in; others become mixed."""
-        out = torch.where(ids > 0, MIXED, NOTHING)
-        numbers, sample, index = self.decode(ids)
-        for number in torch.unique(numbers).tolist():
-            if number < 0 or self.known[number].kind != "cells" or len(self.known[number].shape) != len(factor):
-                continue
-            here = numbers == number
-            target = self.coarse(number, factor, shift=shift)
-            coords = unravel(index[here], self.known[number].shape)
-            coords = [along // f for along, f in zip(coords, factor, strict=True)]
-            out[here] = self.ids(target, sample=sample[here], index=ravel(coords, self.known[target].shape))
-        return out
 
     def whole(self, ids: Int[Tensor, "map *any"]) -> int | None:
         """Return the grid that every map is, cell by cell in order; None if they are something else."""

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
-from .grids import MOST_IDS
+from .grids import MIXED, MOST_IDS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +45,17 @@ class Ids(Tensor):
 
     __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
     story: Story = Story()
+    base: "Ids | None" = None  # what it is a view of: a write changes both
+
+
+class Chosen(Tensor):
+    """Numbers that values of the picture, or chance, decide: what they select has no place that a trace knows."""
+
+    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
+
+
+class Undecided(Exception):  # noqa: N818 # no error: where a trace ends, and why
+    """The model goes on by values of the picture (or by chance), which indices cannot decide."""
 
 
 def make(values: Tensor, story: Story | None = None) -> Ids:
@@ -57,6 +68,16 @@ def make(values: Tensor, story: Story | None = None) -> Ids:
 def plain(ids: Tensor) -> Tensor:
     """Return the numbers of Ids as a plain tensor."""
     return ids.as_subclass(Tensor)
+
+
+def chosen(values: Tensor) -> Chosen:
+    """Return numbers that something other than places decides."""
+    return plain(values).as_subclass(Chosen)
+
+
+def mixed(shape: Sequence[int], story: Story | None = None) -> Ids:
+    """Return tokens without a place."""
+    return make(torch.full((), float(MIXED), dtype=torch.float64).expand(tuple(shape)), story)
 
 
 def told(tensors: Iterable[Any]) -> Story:

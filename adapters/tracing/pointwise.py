@@ -10,6 +10,8 @@ from torch import Tensor
 from .grids import MIXED, MOST_IDS, NOTHING, Grids
 from .ids import Ids, first, is_pair, make, plain, thin, told
 
+_CELL = 3  # rank of a cell: it says most
+
 
 def combined(left: Tensor, right: Tensor, *, grids: Grids) -> Ids:
     """Return the ids of a sum or product of two tensors, of which one may not be of the picture.
@@ -29,19 +31,29 @@ def combined(left: Tensor, right: Tensor, *, grids: Grids) -> Ids:
         return make(plain(logits).expand(shape), replace(story, softmax=logits.story.softmax))
     story = replace(story, softmax=left.story.softmax and right.story.softmax)  # a gate makes no distribution
     small_a, small_b = thin(a), thin(b)
-    if _only_cells(small_a, grids) or (a.shape == b.shape and torch.equal(small_a, small_b)):
+    if a.shape == b.shape and torch.equal(small_a, small_b):
         return make(a.expand(shape), story)
-    worse = _rank(small_a, grids) < _rank(small_b, grids)
-    return make(torch.where(worse, small_b, small_a).expand(shape), story)
+    grid_a, grid_b = _only_grid(small_a, grids), _only_grid(small_b, grids)
+    if grid_a is not None:  # two cells of one grid in one token: it has no place of its own
+        own = small_a if grid_a != grid_b else torch.where(small_a == small_b, small_a, float(MIXED))
+        return make(own.expand(shape), story)
+    if is_pair(left):
+        return make(a.expand(shape), story)
+    rank_a, rank_b = _rank(small_a, grids), _rank(small_b, grids)
+    numbers = grids.decode(first(small_a))[0], grids.decode(first(small_b))[0]
+    clash = (rank_a == _CELL) & (numbers[0] == numbers[1]) & (small_a != small_b)
+    found = torch.where(rank_a < rank_b, small_b, small_a)
+    return make(torch.where(clash, float(MIXED), found).expand(shape), story)
 
 
-def _only_cells(values: Float[Tensor, "..."], grids: Grids) -> bool:
-    """Whether all are cells of one grid, told by the smallest and largest id."""
+def _only_grid(values: Float[Tensor, "..."], grids: Grids) -> int | None:
+    """Return the grid that all are cells of, told by the smallest and largest id; None if there is none."""
     ends = torch.stack([values.min(), values.max()]) if values.numel() else values.new_zeros(2)
     if float(ends[1]) >= MOST_IDS:
-        return False
+        return None
     numbers, _, _ = grids.decode(ends.to(torch.int64))
-    return bool(numbers[0] == numbers[1] >= 0) and grids.known[int(numbers[0])].kind == "cells"
+    number = int(numbers[0])
+    return number if number == int(numbers[1]) >= 0 and grids.known[number].kind == "cells" else None
 
 
 def _rank(values: Float[Tensor, "..."], grids: Grids) -> Int[Tensor, "..."]:
@@ -49,7 +61,7 @@ def _rank(values: Float[Tensor, "..."], grids: Grids) -> Int[Tensor, "..."]:
     ids = first(values)
     numbers, _, _ = grids.decode(ids)
     cells = torch.tensor([grid.kind == "cells" for grid in grids.known] + [False])
-    rank = torch.where(cells[numbers.clamp(min=0)], 3, 2)
+    rank = torch.where(cells[numbers.clamp(min=0)], _CELL, 2)
     return torch.where(ids == NOTHING, 0, torch.where(ids == MIXED, 1, rank))
 
 

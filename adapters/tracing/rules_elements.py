@@ -7,9 +7,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from .functions import BINARY
-from .ids import FAR_BELOW, Ids, Story, forbid, forbids, is_pair, make, plain, told
+from .grids import MIXED
+from .ids import FAR_BELOW, Chosen, Ids, Story, chosen, forbid, forbids, is_pair, make, mixed, plain, told
 from .pointwise import combined, joined
-from .state import Rule, State, given, of_picture, tensors_in
+from .state import Rule, State, bare, given, of_picture, tensors_in
 
 
 def _softmax(state: State, *args: Any, **kwargs: Any) -> Ids:
@@ -24,13 +25,13 @@ def _binary(state: State, *args: Any, **kwargs: Any) -> Ids:
         if isinstance(out, Ids) or isinstance(other, Ids):
             out = combined(out, other, grids=state.grids)
     assert isinstance(out, Ids)
-    return out
+    return make(plain(out), out.story)
 
 
 def _add(state: State, *args: Any, **kwargs: Any) -> Ids:
     found = [value for value in tensors_in((*args, *kwargs.values())) if value.dim() or isinstance(value, Ids)]
     if len(found) == 1:
-        return of_picture(found, {})
+        return make(plain(of_picture(found, {})), of_picture(found, {}).story)
     left, right = found[:2]
     out = combined(left, right, grids=state.grids)
     if not isinstance(left, Ids) or not isinstance(right, Ids):
@@ -51,16 +52,29 @@ def _masked_fill(state: State, *args: Any, **kwargs: Any) -> Ids:
     if not isinstance(x, Ids):
         return of_picture((mask, value), {})
     low = float(value.max() if isinstance(value, Tensor) else value) < -FAR_BELOW
-    if not low or isinstance(mask, Ids) or not is_pair(x):
-        return x
+    if not low or isinstance(mask, Ids | Chosen) or not is_pair(x):
+        return make(plain(x), x.story)
     return make(forbid(plain(x), mask), x.story)
 
 
 def _where(state: State, *args: Any, **kwargs: Any) -> Ids:
+    """Take each element from where it is taken; numbers in place of logits may forbid them."""
     asked = given("condition x other", args, kwargs)
-    known = of_picture((asked.get("x"), asked.get("other"), asked["condition"]), {})
-    shape = torch.broadcast_shapes(*(value.shape for value in tensors_in(asked.values())))  # type: ignore[no-untyped-call]
-    return make(plain(known).expand(shape), known.story)
+    condition, x, other = asked["condition"], asked["x"], asked["other"]
+    if not isinstance(condition, Tensor):  # Tensor.where: x.where(condition, other)
+        condition, x = x, condition
+    shape = torch.broadcast_shapes(*(value.shape for value in tensors_in((condition, x, other))))  # type: ignore[no-untyped-call]
+    unknown = isinstance(condition, Ids | Chosen)
+    if not isinstance(x, Ids) or not isinstance(other, Ids):
+        known, number = (x, other) if isinstance(x, Ids) else (other, x)
+        assert isinstance(known, Ids)
+        low = float(number.max() if isinstance(number, Tensor) else number) < -FAR_BELOW
+        if unknown or not low or not is_pair(known):
+            return make(plain(known).expand(shape), known.story)
+        return make(forbid(plain(known).expand(shape), ~condition if known is x else condition), known.story)
+    one, two = plain(x), plain(other)
+    taken = torch.where(one == two, one, float(MIXED)) if unknown else torch.where(condition, one, two)
+    return make(taken.expand(shape), told([x, other]))
 
 
 def _cat(state: State, *args: Any, **kwargs: Any) -> Ids:
@@ -81,21 +95,48 @@ def _pad(state: State, *args: Any, **kwargs: Any) -> Ids:
     return make(functional.pad(plain(asked["x"]), asked["pad"], mode=asked.get("mode", "constant")), asked["x"].story)
 
 
+def _native_setitem(x: Tensor, where: Any, value: Any) -> None:
+    """Write what is not of the picture where values or chance say: what stands in `x` then is of neither."""
+    x[bare(where)] = bare(value)
+
+
 def _setitem(state: State, x: Any, where: Any, value: Any) -> None:
     """Write into ids, after giving repeated dimensions memory of their own."""
-    if not isinstance(x, Ids):
-        state.lost["setitem"] = state.lost.get("setitem", 0) + 1
-    elif isinstance(value, Ids):
+    unknown = any(isinstance(part, Chosen | Ids) for part in tensors_in((where,)))
+    if not isinstance(value, Ids):
+        if isinstance(value, Chosen):
+            state.writes.write(x, mixed(x.shape) if x.is_floating_point() else chosen(x))
+        elif not isinstance(x, Ids):
+            _native_setitem(x, where, value)
+    elif unknown:
+        state.writes.write(x, mixed(x.shape, value.story))
+    elif not isinstance(x, Ids):
+        whole = torch.where(x == 0, 0.0, float(MIXED)).to(torch.float64).cpu()
+        whole[where] = plain(value)
+        state.writes.write(x, make(whole, value.story))
+    else:
         whole = plain(x).contiguous().clone()
         whole[where] = plain(value)
-        x.set_(whole)  # type: ignore[call-overload] # torch's stub knows storages only
+        state.writes.write(x, make(whole, told([x, value])))
 
 
 def _copy(state: State, *args: Any, **kwargs: Any) -> Any:
-    return args[1] if isinstance(args[1], Ids) else args[0]
+    asked = given("x src", args, kwargs)
+    x, src = asked["x"], asked["src"]
+    return make(plain(src).expand(x.shape), src.story) if isinstance(src, Ids) else x
+
+
+def _index_add(state: State, *args: Any, **kwargs: Any) -> Ids:
+    """Add to some entries, as NaFlex adds positions sample by sample; tokens that are added mix with those there."""
+    asked = given("x dim index source", args, kwargs)
+    x, source = asked["x"], asked["source"]
+    if isinstance(x, Ids) and not isinstance(source, Ids):
+        return x
+    return make(torch.full((), float(MIXED), dtype=torch.float64).expand(x.shape), told([x, source]))
 
 
 RULES: dict[str, Rule] = {
+    "index_add": _index_add,
     "softmax": _softmax,
     "softmin": _softmax,
     "add": _add,

@@ -12,20 +12,35 @@ from .merge import merged
 from .pointwise import combined
 from .rules_products import matmul
 from .state import Rule, State, given
-from .strided import Kernel, refined, resized, several, strided, widened
+from .strided import Kernel, refined, resized, several, several_numbers, strided, widened
 
 
 def _reduced(state: State, *args: Any, **kwargs: Any) -> Ids:
     asked = given("x dim keepdim", args, kwargs)
     x = asked["x"]
     dim = asked.get("dim", asked.get("axis"))
-    if isinstance(dim, float | str):  # norm(x, p, dim)
-        dim = kwargs.get("dim", args[2] if len(args) > 2 else None)
+    if isinstance(dim, bool):  # var(x, unbiased)
+        dim = None
     dims = list(range(x.dim())) if dim is None or dim == () else [dim] if isinstance(dim, int) else list(dim)
     out = merged(x, dims, grids=state.grids)
     if asked.get("keepdim", asked.get("keepdims", False)) is True:
         return out
     return make(plain(out).squeeze(dims), out.story)
+
+
+def _norm(state: State, *args: Any, **kwargs: Any) -> Ids:
+    """Follow x.norm(p, dim, keepdim), whose first option is no dimension."""
+    asked = given("x p dim keepdim", args, kwargs)
+    return _reduced(state, asked["x"], dim=asked.get("dim"), keepdim=asked.get("keepdim", False))
+
+
+def _spread(state: State, *args: Any, **kwargs: Any) -> Ids:
+    """Follow x.var(dim, unbiased, keepdim)."""
+    if len(args) > 2:
+        kwargs = {"keepdim": args[3] if len(args) > 3 else False} | kwargs
+    return _reduced(
+        state, *args[:2], **{key: value for key, value in kwargs.items() if key in ("dim", "keepdim", "axis")}
+    )
 
 
 def _largest(state: State, *args: Any, **kwargs: Any) -> Any:
@@ -55,22 +70,30 @@ def _conv(state: State, dims: int, args: Any, kwargs: Any) -> Ids:
     asked = given("x weight bias stride padding dilation groups", args, kwargs)
     size = tuple(asked["weight"].shape[2:])
     dilation = several(asked.get("dilation", 1), dims)
-    padding = asked.get("padding", 0)
-    if isinstance(padding, str):
-        padding = [0 if padding == "valid" else d * (k - 1) // 2 for k, d in zip(size, dilation, strict=True)]
+    padding, same = asked.get("padding", 0), asked.get("padding", 0) == "same"
+    if isinstance(padding, str):  # of an odd number torch pads the smaller half first
+        padding = [d * (k - 1) // 2 if same else 0 for k, d in zip(size, dilation, strict=True)]
     kernel = Kernel(
         size=size, stride=several(asked.get("stride", 1), dims), padding=several(padding, dims), dilation=dilation
     )
     one = merged(asked["x"], [-dims - 1], grids=state.grids)
-    out = strided(one, kernel, lengths=kernel.lengths(one.shape[-dims:]), grids=state.grids)
+    sides = list(one.shape[-dims:])
+    out = strided(one, kernel, lengths=sides if same else kernel.lengths(sides), grids=state.grids)
     return widened(out, -dims - 1, asked["weight"].shape[0])
 
 
 def _transposed(state: State, *args: Any, **kwargs: Any) -> Ids:
-    asked = given("x weight bias stride", args, kwargs)
+    asked = given("x weight bias stride padding output_padding groups dilation", args, kwargs)
     one = merged(asked["x"], [-3], grids=state.grids)
-    fine = refined(one, several(asked.get("stride", 1), 2), grids=state.grids)
-    return widened(fine, -3, asked["weight"].shape[1])
+    kernel = Kernel(
+        size=tuple(asked["weight"].shape[2:]),
+        stride=several(asked.get("stride", 1), 2),
+        padding=several(asked.get("padding", 0), 2),
+        dilation=several(asked.get("dilation", 1), 2),
+    )
+    extra = several(asked.get("output_padding", 0), 2)
+    fine = refined(one, kernel, lengths=kernel.widths(one.shape[-2:], extra), grids=state.grids)
+    return widened(fine, -3, asked["weight"].shape[1] * asked.get("groups", 1))
 
 
 def _pool(state: State, dims: int, names: str, args: Any, kwargs: Any) -> Ids:
@@ -96,14 +119,19 @@ def _adaptive(state: State, dims: int, args: Any, kwargs: Any) -> Ids:
 
 
 def _interpolate(state: State, *args: Any, **kwargs: Any) -> Ids:
-    asked = given("x size scale_factor", args, kwargs)
-    x, size = asked["x"], asked.get("size")
-    dims = x.dim() - 2
-    if size is None:
-        factor: Any = asked["scale_factor"]
-        factors = (factor,) * dims if isinstance(factor, int | float) else tuple(factor)
-        size = [int(side * f) for side, f in zip(x.shape[2:], factors, strict=True)]
-    return _adaptive(state, dims, (x, size), {})
+    asked = given("x size scale_factor mode align_corners recompute_scale_factor", args, kwargs)
+    x, size, scale = asked["x"], asked.get("size"), asked.get("scale_factor")
+    dims, old = x.dim() - 2, x.shape[2:]
+    scales = several_numbers(scale, dims) if size is None else ()
+    lengths = list(several(size, dims)) if size is not None else [int(a * s) for a, s in zip(old, scales, strict=True)]
+    if asked.get("align_corners"):  # the middles of the outermost cells stay where they are
+        factor = [(a - 1) / (n - 1) if n > 1 and a > 1 else 1.0 for a, n in zip(old, lengths, strict=True)]
+        starts = [0.5 - f / 2 for f in factor]
+        return resized(x, lengths, grids=state.grids, factor=factor, shift=starts)
+    exact = all(n == a * s for n, a, s in zip(lengths, old, scales, strict=False))
+    if not exact and not asked.get("recompute_scale_factor"):
+        return resized(x, lengths, grids=state.grids, factor=[1 / s for s in scales], shift=[0.0] * dims)
+    return resized(x, lengths, grids=state.grids)
 
 
 def _fold(state: State, *args: Any, **kwargs: Any) -> Ids:
@@ -148,3 +176,5 @@ RULES: dict[str, Rule] = {
     "fold": _fold,
 }
 RULES |= dict.fromkeys(REDUCE, _reduced)
+RULES |= dict.fromkeys(("norm", "vector_norm", "linalg_vector_norm"), _norm)
+RULES |= dict.fromkeys(("var", "std"), _spread)

@@ -2,10 +2,12 @@
 
 from typing import Any
 
+import torch
+from jaxtyping import Bool
 from torch import Tensor
 
 from .contract import attended, contracted, matmul_labels
-from .ids import Ids, forbids, make, plain, told
+from .ids import Chosen, Ids, forbids, make, plain, told
 from .merge import merged
 from .pointwise import as_queries, combined
 from .state import Rule, State, given
@@ -29,6 +31,10 @@ def _baddbmm(state: State, bias: Tensor, left: Tensor, right: Tensor, **_: Any) 
 def _einsum(state: State, equation: str, *operands: Any) -> Ids:
     tensors = list(operands[0]) if len(operands) == 1 and isinstance(operands[0], list | tuple) else list(operands)
     labels, out = _labels(equation, [tensor.dim() for tensor in tensors])
+    if any(len(set(own)) < len(own) for own in labels):
+        raise ValueError("a label repeats within an operand: a diagonal")
+    if len(tensors) == 1:
+        return _weighted(state, (tensors[0], labels[0]), (torch.ones(()), ""), out)
     made: Any = (tensors[0], labels[0])
     for place, (tensor, own) in enumerate(zip(tensors[1:], labels[1:], strict=True), 2):
         needed = set(out).union(*labels[place:])
@@ -41,6 +47,8 @@ def _einsum(state: State, equation: str, *operands: Any) -> Ids:
 
 def _labels(equation: str, dims: list[int]) -> tuple[list[str], str]:
     """Return the labels of each operand and of the result, with letters in place of dots."""
+    if equation.lower() != equation:
+        raise ValueError("capital letters are ours")
     left, arrow, out = equation.replace(" ", "").partition("->")
     inputs = left.split(",")
     hidden = [dim - len(part.replace("...", "")) for part, dim in zip(inputs, dims, strict=True)]
@@ -103,9 +111,14 @@ def _sdpa(state: State, *args: Any, **kwargs: Any) -> Ids:
 
 
 def _multi_head(state: State, *args: Any, **kwargs: Any) -> tuple[Ids, None]:
-    """Follow torch's own multi-head attention, whose tensors are `[token, sample, dim]`."""
-    asked = given("query key value", args, kwargs)
+    """Follow torch's own multi-head attention, whose tensors are `[token, sample, dim]`, or `[token, dim]`."""
+    asked = given(_MULTI_HEAD, args, kwargs)
     known = next(asked[name] for name in ("key", "value", "query") if isinstance(asked[name], Ids))
+    if known.dim() == 2:
+        raised = {name: _one_sample(asked[name]) for name in ("query", "key", "value")}
+        out, _ = _multi_head(state, **(asked | raised))
+        return make(plain(out).squeeze(1), out.story), None
+    masked = _masked(asked, asked["query"].shape[1], asked["query"].shape[0], asked["key"].shape[0])
     batch_first = make(plain(known).transpose(0, 1), known.story)
     turned = [
         make(plain(asked[name]).transpose(0, 1), asked[name].story)
@@ -113,16 +126,56 @@ def _multi_head(state: State, *args: Any, **kwargs: Any) -> tuple[Ids, None]:
         else as_queries(asked[name].transpose(0, 1), batch_first, grids=state.grids)
         for name in ("query", "key")
     ]
-    out = _attended(state, turned[0], turned[1], asked["query"].shape[-1], None)
+    out = _attended(state, turned[0], turned[1], asked["query"].shape[-1], masked)
     return make(plain(out).transpose(0, 1), out.story), None
+
+
+_MULTI_HEAD = (
+    "query key value embed_dim_to_check num_heads in_proj_weight in_proj_bias bias_k bias_v add_zero_attn dropout_p "
+    "out_proj_weight out_proj_bias training key_padding_mask need_weights attn_mask"
+)
+
+
+def _one_sample(tensor: Tensor) -> Tensor:
+    return make(plain(tensor).unsqueeze(1), tensor.story) if isinstance(tensor, Ids) else tensor.unsqueeze(1)
+
+
+def _masked(asked: dict[str, Any], samples: int, queries: int, keys: int) -> Bool[Tensor, "sample query key"] | None:
+    """Return which keys no head may look at; here booleans mean the opposite of everywhere else: True forbids."""
+    found = []
+    for name in ("attn_mask", "key_padding_mask"):
+        mask = asked.get(name)
+        if not isinstance(mask, Tensor) or isinstance(mask, Ids | Chosen):
+            continue
+        where = mask if mask.dtype == torch.bool else forbids(mask)
+        if where is None:
+            continue
+        if name == "key_padding_mask":
+            where = where.reshape(-1, 1, keys)
+        elif where.dim() == 3:
+            where = where.reshape(samples, -1, queries, keys).all(1)
+        found.append(where.expand(samples, queries, keys))
+    return None if not found else torch.stack(found).any(0)
 
 
 def _attended(state: State, q: Ids, k: Ids, width: int, masked: Tensor | None) -> Ids:
     story = told([q, k])
+    q, k = (merged(ids, [-1], grids=state.grids) for ids in (q, k))
     return attended(q, k, width, report=lambda seen: state.attention(seen, story), masked=masked)
 
 
+def _as_complex(state: State, x: Ids) -> Ids:
+    """Follow pairs of channels taken as one complex number (rotary positions): the token stays."""
+    return make(plain(merged(x, [-1], grids=state.grids)).squeeze(-1), x.story)
+
+
+def _as_real(state: State, x: Ids) -> Ids:
+    return make(plain(x)[..., None].expand(*x.shape, 2), x.story)
+
+
 RULES: dict[str, Rule] = {
+    "view_as_complex": _as_complex,
+    "view_as_real": _as_real,
     "matmul": matmul,
     "bmm": matmul,
     "mm": matmul,

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from .contract import Seen
 from .grids import Grids
-from .ids import Ids, Story
+from .ids import Chosen, Ids, Story, plain
+from .writes import Writes
 
 Rule = Callable[..., Any]
 
@@ -40,6 +41,7 @@ class State:
     folded: Callable[[frozenset[int]], None]
     named: dict[int, tuple["weakref.ref[Tensor]", str]] = field(default_factory=dict)
     lost: dict[str, int] = field(default_factory=dict)
+    writes: Writes = field(default_factory=Writes)
 
     def role(self, tensor: Tensor) -> str:
         """Return the role of a learned token, or of what was made of one; empty for anything else."""
@@ -69,6 +71,13 @@ def tensors_in(values: Any) -> Iterator[Tensor]:
             yield from tensors_in(value)
         elif isinstance(value, Tensor):
             yield value
+
+
+def bare(value: Any) -> Any:
+    """Return a value, and the tensors in lists and tuples, as plain numbers."""
+    if isinstance(value, Ids | Chosen):
+        return plain(value)
+    return type(value)(map(bare, value)) if type(value) in (list, tuple) else value
 
 
 def of_picture(args: Any, kwargs: Mapping[str, Any]) -> Ids:

@@ -14,7 +14,7 @@ from mmattn.interception.owner import module_paths, nearest_path, running_module
 
 from .contract import Seen
 from .grids import Grids
-from .ids import Ids, Story, compact, make, thin
+from .ids import Ids, Story, Undecided, compact, make, thin
 from .mode import TraceMode
 from .state import State
 
@@ -125,7 +125,7 @@ def trace(model: nn.Module, *, shape: tuple[int, ...], call: Callable[[nn.Module
         except MmattnError:
             raise
         except Exception as error:  # the model ran on pixels: what it cannot do with indices is our limit, and said
-            stopped = f"{type(error).__name__}: {error}"
+            stopped = str(error) if isinstance(error, Undecided) else f"{type(error).__name__}: {error}"
     return Trace(events=tuple(events), grids=grids, others=others, lost=state.lost, stopped=stopped)
 
 
