@@ -11,149 +11,21 @@ Both storages answer one question, `rows(start, stop)`: query ids, key ids, coef
 for a block of rows, never holding more. Analysis never knows which storage it reads.
 """
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from jaxtyping import Bool, Float, Int, Shaped
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from mmattn.errors import InputError
 from mmattn.schema.rows import CHUNK_WEIGHTS, Rows, check_range, concatenate
+from mmattn.schema.factored import Attributed, Dense, Factored, forbidden
 
-# Between what is allowed and what a finite mask forbids: exp(-50) is nothing beside any weight.
-_GAP = 50.0
+__all__ = ["Attributed", "Blocks", "Dense", "Factored", "Normalized", "forbidden"]
 
 Normalized = Literal["over_keys", "over_keys_and_outside", "signed", "none"]
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Factored:
-    """q and k as the kernel got them, and what it did with them.
-
-    Parameters
-    ----------
-    q, k
-        `k` may have fewer heads (grouped queries): query head h reads key head h // (heads / key heads).
-    scale
-        What q.k is multiplied with.
-    mask
-        True where a query may attend to a key.
-    bias
-        Added to the logits. Which keys it forbids: see `forbidden`.
-    causal
-        Query i sees keys 0 to i (aligned at the top left, as in torch).
-    softcap
-        Logits become `softcap * tanh(logits / softcap)` before bias and masks.
-
-    """
-
-    q: Float[Tensor, "block head query dim"]
-    k: Float[Tensor, "block kv_head key dim"]
-    scale: float
-    mask: Bool[Tensor, "#block #head #query #key"] | None = None
-    bias: Float[Tensor, "#block #head #query #key"] | None = None
-    causal: bool = False
-    softcap: float | None = None
-
-    def __post_init__(self) -> None:
-        if self.q.shape[1] % self.k.shape[1]:
-            raise InputError(
-                f"{self.q.shape[1]} query heads cannot share {self.k.shape[1]} key heads. The number of query heads "
-                "is a multiple of the number of key heads. Check the heads of the call."
-            )
-
-    @property
-    def shape(self) -> tuple[int, int, int, int]:
-        """Numbers of blocks, heads, queries and keys."""
-        return self.q.shape[0], self.q.shape[1], self.q.shape[2], self.k.shape[2]
-
-    @property
-    def device(self) -> torch.device:
-        """Where the tensors live."""
-        return self.q.device
-
-    def values(self, blocks: slice, queries: slice | Int[Tensor, " n"]) -> Float[Tensor, "block head query key"]:
-        """Compute the weights of some queries of some blocks, in float32 or better."""
-        dtype = torch.promote_types(self.q.dtype, torch.float32)
-        q, k = self.q[blocks][:, :, queries].to(dtype), self.k[blocks].to(dtype)
-        count, heads, rows, dim = q.shape
-        groups = k.shape[1]
-        # Scaling q, not the logits, saves a pass over the larger array and moves them by rounding only.
-        grouped = (q * self.scale).reshape(count, groups, heads // groups * rows, dim)
-        logits = torch.matmul(grouped, k.transpose(-1, -2)).view(count, heads, rows, k.shape[2])
-        if self.softcap is not None:
-            logits = self.softcap * torch.tanh(logits / self.softcap)
-        if self.bias is not None:
-            logits += _part(self.bias, blocks, queries).to(dtype)
-        allowed = self._boolean(blocks, queries)
-        if allowed is None:
-            return torch.softmax(logits, dim=-1)
-        weights = torch.softmax(logits.masked_fill(~allowed, -math.inf), dim=-1)
-        return torch.where(allowed.any(dim=-1, keepdim=True), weights, 0.0)
-
-    def allowed(
-        self, blocks: slice, queries: slice | Int[Tensor, " n"]
-    ) -> Bool[Tensor, " block #head query key"] | None:
-        """Return which keys may be attended to; everything where neither mask nor bias nor causality says no."""
-        count = self.q[blocks].shape[0]
-        rows = self.q[:1, :1, queries].shape[2]
-        allowed = torch.ones(count, 1, rows, self.k.shape[2], dtype=torch.bool, device=self.device)
-        boolean = self._boolean(blocks, queries)
-        if boolean is not None:
-            allowed = allowed & boolean
-        if self.bias is not None:
-            allowed = allowed & ~forbidden(_part(self.bias, blocks, queries))
-        return allowed
-
-    def _boolean(self, blocks: slice, queries: slice | Int[Tensor, " n"]) -> Bool[Tensor, "..."] | None:
-        allowed = None if self.mask is None else _part(self.mask, blocks, queries)
-        minus_infinite = None
-        if self.bias is not None:  # -inf is no number to add: a row of nothing else would become NaN
-            minus_infinite = ~torch.isneginf(_part(self.bias, blocks, queries))
-        if self.causal:
-            index = torch.arange(self.q.shape[2], device=self.device)[queries]
-            causal = torch.arange(self.k.shape[2], device=self.device)[None, :] <= index[:, None]
-            allowed = causal[None, None] if allowed is None else allowed & causal
-        if minus_infinite is not None and (allowed is not None or not bool(minus_infinite.all())):
-            allowed = minus_infinite if allowed is None else allowed & minus_infinite
-        return allowed
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Dense:
-    """Weights that were seen or given, and which keys were allowed if that is known."""
-
-    weights: Float[Tensor, "block head query key"]
-    mask: Bool[Tensor, "#block #head #query #key"] | None = None
-
-    @property
-    def shape(self) -> tuple[int, int, int, int]:
-        """Numbers of blocks, heads, queries and keys."""
-        block, head, query, key = self.weights.shape
-        return block, head, query, key
-
-    @property
-    def device(self) -> torch.device:
-        """Where the tensors live."""
-        return self.weights.device
-
-    def values(self, blocks: slice, queries: slice | Int[Tensor, " n"]) -> Float[Tensor, "block head query key"]:
-        """Return the weights of some queries of some blocks, in float32 or better."""
-        chosen = self.weights[blocks][:, :, queries]
-        return chosen.to(torch.promote_types(chosen.dtype, torch.float32))
-
-    def allowed(
-        self, blocks: slice, queries: slice | Int[Tensor, " n"]
-    ) -> Bool[Tensor, " block #head query key"] | None:
-        """Return which keys may be attended to, or None where nobody said."""
-        if self.mask is None:
-            return None
-        count, _, rows, keys = self.weights[blocks][:, :, queries].shape
-        part = _part(self.mask, blocks, queries)
-        return part.expand(count, part.shape[1], rows, keys)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -163,7 +35,7 @@ class Blocks:
     Parameters
     ----------
     source
-        Factored or dense weights, `[block, head, query, key]`.
+        Factored or dense weights, or these times a gradient, `[block, head, query, key]`.
     sample
         Which sample each block belongs to; None: all to sample 0.
     query_index, key_index
@@ -180,7 +52,7 @@ class Blocks:
 
     """
 
-    source: Factored | Dense
+    source: Factored | Dense | Attributed
     sample: Int[Tensor, " block"] | None = None
     query_index: Int[Tensor, "block query"] | None = None
     key_index: Int[Tensor, "block key"] | None = None
@@ -219,7 +91,7 @@ class Blocks:
     @property
     def all_allowed(self) -> bool:
         """Whether this is one plain block without a mask; False where that is not known."""
-        source = self.source
+        source = self.source.weights if isinstance(self.source, Attributed) else self.source
         plain = source.shape[0] == 1 and self.query_index is None and self.key_index is None
         plain = plain and self.coefficient is None
         return plain and isinstance(source, Factored) and source.mask is source.bias is None and not source.causal
@@ -326,40 +198,17 @@ class Blocks:
         )
 
 
-def forbidden(bias: Float[Tensor, "*lead query key"]) -> Bool[Tensor, "*lead query key"]:
-    """Return which keys an additive bias forbids: those at half of its dtype's minimum, or beyond a gap in their row.
-
-    Some masks are finite (-100 in Swin, -10000 in older language models) and come added to a bias of positions.
-    A row of such falls in two groups with nothing in between; a slope, as ALiBi's, has no gap. What the weights are
-    is another matter: they are computed with the bias as it is.
-
-    Examples
-    --------
-    >>> forbidden(torch.tensor([[0.3, -99.0, -101.0], [0.3, -1.0, 2.0]])).tolist()
-    [[False, True, True], [False, False, False]]
-
-    """
-    found = bias <= torch.finfo(bias.dtype).min / 2
-    real = torch.where(found, 0.0, bias.to(torch.promote_types(bias.dtype, torch.float32)))
-    if not bias.numel() or float(real.max() - real.min()) < _GAP:
-        return found
-    high = real.masked_fill(found, -math.inf).amax(dim=-1, keepdim=True)
-    low = real.masked_fill(found, math.inf).amin(dim=-1, keepdim=True)
-    above = real > (high + low) / 2  # a gap of that width holds the middle of the row
-    top = real.masked_fill(found | ~above, math.inf).amin(dim=-1, keepdim=True)
-    bottom = real.masked_fill(found | above, -math.inf).amax(dim=-1, keepdim=True)
-    return found | (~above & (top - bottom >= _GAP))
+def _choose_blocks(source: Factored | Dense | Attributed, chosen: slice | Tensor) -> Factored | Dense | Attributed:
+    if isinstance(source, Attributed):
+        return Attributed(
+            weights=_choose(source.weights, chosen),
+            gradient=_choose(source.gradient, chosen),
+            positive=source.positive,
+        )
+    return _choose(source, chosen)
 
 
-def _part(
-    tensor: Shaped[Tensor, "a b c d"], blocks: slice, queries: slice | Int[Tensor, " n"]
-) -> Shaped[Tensor, "..."]:
-    """Choose blocks and queries of a tensor that may be broadcast over either."""
-    chosen = tensor if tensor.shape[0] == 1 else tensor[blocks]
-    return chosen if chosen.shape[2] == 1 else chosen[:, :, queries]
-
-
-def _choose_blocks(source: Factored | Dense, chosen: slice | Tensor) -> Factored | Dense:
+def _choose(source: Factored | Dense, chosen: slice | Tensor) -> Factored | Dense:
     def some(tensor: Tensor | None) -> Tensor | None:
         return tensor if tensor is None or tensor.shape[0] == 1 < source.shape[0] else tensor[chosen]
 
