@@ -129,7 +129,7 @@ def arranged(call: Call, order: Order, *, forbidden: Bool[Tensor, "*lead query k
     """
     allowed = None
     if forbidden is not None:
-        allowed = ~order.four(_for_each_head(forbidden, prod(order.lead)))[:, :1]
+        allowed = ~order.four(_for_each_head(forbidden, prod(order.lead))).all(1, keepdim=True)
     if call.q is None or call.k is None:
         assert call.weights is not None
         if allowed is None:

@@ -12,7 +12,7 @@ from torch import Tensor
 from mmattn.schema.axes import Axis, PatchGrid, Slots
 
 from ..pixels import Geometry
-from .grids import Grid, Grids, unravel
+from .grids import MIXED, NOTHING, Grid, Grids, unravel
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,16 +97,31 @@ class Side:
     why: str = ""
 
 
-def side_of(ids: Int[Tensor, "block position"], grids: Grids) -> Side:
-    """Return the axis of the tokens `[block, position]` of one side, and where each stands."""
+def side_of(ids: Int[Tensor, "block position"], grids: Grids, *, once: bool = False) -> Side:
+    """Return the axis of the tokens `[block, position]` of one side, and where each stands.
+
+    Parameters
+    ----------
+    ids, grids
+        What they are.
+    once
+        Whether each token stands in one block only, as those that ask do.
+
+    """
     numbers, sample, index = grids.decode(ids)
-    samples = torch.where(numbers >= 0, sample, -1).amax(1)
+    if grids.samples == 1:  # also of tokens whose sample is not known
+        sample, samples = torch.zeros_like(sample), torch.where(ids > NOTHING, 0, -1).amax(1)
+    else:
+        samples = torch.where(numbers >= 0, sample, -1).amax(1)
     kinds = {number: grids.known[number] for number in torch.unique(numbers).tolist() if number >= 0}
     boxes = [number for number, grid in kinds.items() if grid.kind == "cells" and len(grid.shape) == 2]
     learned = [number for number, grid in kinds.items() if grid.kind == "special" and grid.role == "query"]
-    why = _why(kinds, boxes, bool((numbers == -2).any()))
-    if why or learned:
-        return _loose(ids, samples, why=why, grids=grids)
+    apart = bool((numbers == -2).any())
+    why = _why(kinds, boxes, apart)
+    if not why and _repeats(ids if not once else ids.reshape(1, -1)):
+        why, apart = "several tokens stand for one place", True
+    if why or (learned and not boxes):
+        return _loose(ids, samples, why=why, apart=apart)
     here = numbers == boxes[0] if boxes else torch.zeros_like(numbers, dtype=torch.bool)
     spec, cell = _lattice(index, here, grids.known[boxes[0]] if boxes else None)
     tokens = torch.where(here, cell, -1)  # cells are 0, 1, ...; special tokens -2, -3, ...; nothing -1
@@ -121,30 +136,41 @@ def side_of(ids: Int[Tensor, "block position"], grids: Grids) -> Side:
     return _ordered(tokens, samples, spec=spec, roles=roles)
 
 
+def _repeats(ids: Int[Tensor, "block position"]) -> bool:
+    """Whether any token stands twice in a block."""
+    ordered = ids.sort(dim=1).values
+    return bool(((ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] > MIXED)).any())
+
+
 def _why(kinds: dict[int, Grid], boxes: list[int], mixed: bool) -> str:
     loose = [grid for grid in kinds.values() if grid.kind == "loose"]
     if loose:
         return f"{loose[0].count} tokens are made of patches that form no box"
     if mixed:
         return "tokens are mixtures that cannot be placed"
+    other = [len(grid.shape) for grid in kinds.values() if grid.kind == "cells" and len(grid.shape) != 2]
+    if other:
+        return f"tokens stand on a grid of {other[0]} dimensions"
     if len(boxes) > 1:
         return "tokens of several grids stand in one sequence"
     return ""
 
 
 def _lattice(index: Int[Tensor, "block position"], here: Tensor, grid: Grid | None) -> tuple[Spec, Tensor]:
-    """Return the grid of the cells that are there, coarser where only every n-th row and column is."""
+    """Return the grid of the cells that are there, coarser where only every n-th row and column of all is."""
     if grid is None:
         return Spec(rows=1, cols=1), torch.full_like(index, -1)
     along = unravel(index, grid.shape)
     present = [torch.unique(coords[here]) for coords in along]
     whole = len(torch.unique(index[here])) == len(present[0]) * len(present[1])
     counts, steps, starts, cells = [], [], [], []
-    for coords, found in zip(along, present, strict=True):
+    for coords, found, side in zip(along, present, grid.shape, strict=True):
         gaps = found.diff().unique()
         step = int(gaps[0]) if whole and len(gaps) == 1 else 1
-        start = int(found[0])
-        counts.append((int(found[-1]) - start) // step + 1)
+        if int(found[0]) >= step or int(found[-1]) + step < side:  # only a part of the map is there
+            step = 1
+        start = int(found[0]) if step > 1 else 0
+        counts.append(len(found) if step > 1 else side)
         steps.append(step)
         starts.append(start)
         cells.append((coords - start) // step)
@@ -191,8 +217,8 @@ def _spec(spec: Spec, order: Sequence[int], roles: dict[int, str]) -> Spec:
     )
 
 
-def _loose(ids: Int[Tensor, "block position"], samples: Int[Tensor, " block"], *, why: str, grids: Grids) -> Side:
-    """Return a side whose tokens are only counted, in the order of their ids."""
+def _loose(ids: Int[Tensor, "block position"], samples: Int[Tensor, " block"], *, why: str, apart: bool) -> Side:
+    """Return a side whose tokens are only counted, in the order of their ids, or each by itself (`apart`)."""
     alone = len(torch.unique(samples)) == len(samples)
     if alone:
         return Side(spec=Spec(roles=("slot",) * ids.shape[1]), index=None, sample=samples, why=why)
@@ -200,7 +226,9 @@ def _loose(ids: Int[Tensor, "block position"], samples: Int[Tensor, " block"], *
     longest = 0
     for sample in torch.unique(samples[samples >= 0]).tolist():
         own = samples == sample
-        found, which = torch.unique(ids[own], return_inverse=True)
+        each = torch.arange(1, ids[own].numel() + 1).reshape(ids[own].shape)
+        given = torch.where(ids[own] > NOTHING, each, NOTHING) if apart else ids[own]
+        found, which = torch.unique(given, return_inverse=True)
         skip = int(bool(len(found)) and int(found[0]) == 0)
         index[own] = which - skip
         longest = max(longest, len(found) - skip)

@@ -2,6 +2,9 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
+from math import prod
+from operator import mul
 
 import torch
 
@@ -11,8 +14,9 @@ from mmattn.schema.layers import AttentionLayer, Residual
 from mmattn.schema.weights import Blocks, Dense, Normalized
 
 from ..pixels import Geometry
-from .arrange import arranged, order_of
+from .arrange import arranged, lead_of, order_of
 from .axes import Side, side_of
+from .grids import MIXED, Grids
 from .trace import Event, Trace
 
 # Rows of a distribution sum to one within this.
@@ -27,22 +31,67 @@ class Joined:
     event: Event
 
 
-def joined(calls: Sequence[Call], trace: Trace) -> tuple[list[Joined], list[Call]]:
-    """Return each token call with its event, module by module in order, and the calls that have none."""
-    waiting: dict[str, list[Event]] = {}
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Alone:
+    """A call whose places are not known, and why; no reason where the trace saw nothing like it."""
+
+    call: Call
+    why: str = ""
+
+
+def joined(calls: Sequence[Call], trace: Trace) -> tuple[list[Joined], list[Alone]]:
+    """Return each token call with its event, module by module in order, and the calls that have none.
+
+    A module whose calls of one size are more or fewer than its events of that size has none: which is
+    which is not known.
+    """
+    events: dict[tuple[str, int, int], list[Event]] = {}
     for event in trace.events:
-        waiting.setdefault(event.module, []).append(event)
-    found: list[Joined] = []
-    alone: list[Call] = []
+        events.setdefault((event.module, event.query.shape[-1], event.key.shape[-1]), []).append(event)
+    alike: dict[tuple[int, str, int, int], list[Call]] = {}
     for call in calls:
-        own = waiting.get(call.module, [])
-        match = next((event for event in own if _sides(call) == (event.query.shape[-1], event.key.shape[-1])), None)
-        if call.kind != "token" or match is None:
-            alone.append(call)
-            continue
-        own.remove(match)
-        found.append(Joined(call=call, event=match))
+        if call.kind == "token":
+            alike.setdefault((call.pass_index, call.module, *_sides(call)), []).append(call)
+    found: list[Joined] = []
+    alone: list[Alone] = []
+    for call in calls:
+        own = [] if call.kind != "token" else alike[call.pass_index, call.module, *_sides(call)]
+        known = events.get((call.module, *_sides(call)), []) if own else []
+        if not known:
+            alone.append(Alone(call=call))
+        elif len(known) != len(own):
+            alone.append(
+                Alone(call=call, why=f"it attended {len(own)} times, of which {len(known)} were seen by the trace")
+            )
+        else:
+            event = known[next(place for place, other in enumerate(own) if other is call)]
+            why = objection(call, event, trace.grids)
+            if why:
+                alone.append(Alone(call=call, why=why))
+            else:
+                found.append(Joined(call=call, event=event))
     return found, alone
+
+
+def objection(call: Call, event: Event, grids: Grids) -> str:
+    """Return why an event says nothing of a call, or nothing where it does."""
+    lead, seen = lead_of(call), tuple(event.query.shape[:-1])
+    if not prod(seen) or prod(lead) % prod(seen):
+        return f"it attended in {prod(lead)} blocks and heads, of which the trace saw {prod(seen)}"
+    ends = [set(accumulate((size for size in shape if size > 1), mul)) for shape in (lead, seen)]
+    if prod(lead) == prod(seen) and not (ends[0] <= ends[1] or ends[1] <= ends[0]):
+        return "its blocks and heads stand in another order than the trace saw"
+    if prod(seen) > 1 and all(bool((side == MIXED).any()) for side in (event.query, event.key)):
+        return "its tokens are mixtures, of which block and picture is not known"
+    if grids.samples == 1:
+        return ""
+    ids = torch.cat([side.reshape(-1, side.shape[-1]) for side in (event.query, event.key)], dim=-1)
+    numbers, sample, _ = grids.decode(ids)
+    most = torch.where(numbers >= 0, sample, -1).amax(1)
+    least = torch.where(numbers >= 0, sample, grids.samples).amin(1)
+    if bool(((most >= 0) & (most != least)).any()):
+        return "its sequences join tokens of several pictures"
+    return ""
 
 
 def _sides(call: Call) -> tuple[int, int]:
@@ -57,7 +106,8 @@ def layer_of(pair: Joined, trace: Trace, geometries: tuple[Geometry, ...], *, st
     """Return the layer of one attention; `geometries` has one entry a sample."""
     call, event = pair.call, pair.event
     order = order_of(call, event)
-    query, key = (side_of(order.in_blocks(ids), trace.grids) for ids in (event.query, event.key))
+    query = side_of(order.in_blocks(event.query), trace.grids, once=not event.folded)
+    key = side_of(order.in_blocks(event.key), trace.grids)
     stored = arranged(call, order, forbidden=event.forbidden)
     blocks = replace(
         stored,
@@ -89,7 +139,7 @@ def _residual(event: Event, query: Side, key: Side) -> Residual:
     """Return what runs beside: pooled where the queries stand on a coarser grid than the keys."""
     if not event.residual:
         return "none"
-    coarser = query.spec.patch_px[0] > key.spec.patch_px[0]
+    coarser = prod(query.spec.patch_px) > prod(key.spec.patch_px)
     return "pooled" if coarser and query.spec.has_cells and key.spec.has_cells else "identity"
 
 
@@ -97,6 +147,6 @@ def _normalized(blocks: Blocks) -> Normalized:
     if isinstance(blocks.source, Dense):
         weights = blocks.source.weights[:4, :, :64]
         if not bool(((weights.sum(-1) - 1).abs() < _ONE).all()):
-            return "signed" if bool((weights < 0).any()) else "none"
+            return "signed" if bool((blocks.source.weights < 0).any()) else "none"
     outside = blocks.key_index is not None and bool((blocks.key_index < 0).any())
     return "over_keys_and_outside" if outside else "over_keys"

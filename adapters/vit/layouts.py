@@ -106,6 +106,10 @@ def left_out(calls: Sequence[Call], facts: PictureFacts) -> tuple[str, ...]:
     """Return what is not drawn, module by module, with the reason."""
     known = trace_of(facts)
     _, alone = joined(calls, known)
-    found = {call.module: "channel" if call.kind == "channel" else known.others.get(call.module, "") for call in alone}
     stopped = f" (the model does not run on indices: {shorten(known.stopped, 100)})" if known.stopped else ""
-    return tuple(f"{module}: {_REASONS[kind]}{'' if kind else stopped}" for module, kind in found.items())
+    reasons: dict[str, str] = {}
+    for one in alone:
+        kind = "channel" if one.call.kind == "channel" else known.others.get(one.call.module, "")
+        said = _REASONS[kind] if kind else f"{_REASONS['']}{f': {one.why}' if one.why else stopped}"
+        reasons[one.call.module] = said
+    return tuple(f"{module}: {said}" for module, said in reasons.items())
