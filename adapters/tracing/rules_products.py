@@ -1,5 +1,6 @@
 """Rules for products of two tensors: with weights, with each other, and attention itself."""
 
+from string import ascii_letters
 from typing import Any
 
 import torch
@@ -47,12 +48,12 @@ def _einsum(state: State, equation: str, *operands: Any) -> Ids:
 
 def _labels(equation: str, dims: list[int]) -> tuple[list[str], str]:
     """Return the labels of each operand and of the result, with letters in place of dots."""
-    if equation.lower() != equation:
-        raise ValueError("capital letters are ours")
     left, arrow, out = equation.replace(" ", "").partition("->")
     inputs = left.split(",")
     hidden = [dim - len(part.replace("...", "")) for part, dim in zip(inputs, dims, strict=True)]
-    fill = "ABCDEFGH"[: max([0, *(count for part, count in zip(inputs, hidden, strict=True) if "..." in part)])]
+    fill = "".join(letter for letter in ascii_letters if letter not in equation)[
+        : max([0, *(count for part, count in zip(inputs, hidden, strict=True) if "..." in part)])
+    ]
     inputs = [
         part.replace("...", fill[len(fill) - count :] if count else "")
         for part, count in zip(inputs, hidden, strict=True)

@@ -203,6 +203,9 @@ def test_an_even_kernel_keeps_its_tokens_with_padding_of_the_same() -> None:
         lambda x: x / torch.linalg.vector_norm(x, 2, -1, True),
         lambda x: torch.einsum("bnd->bnd", x),
         lambda x: torch.einsum("bdn->bnd", x.mT),
+        lambda x: torch.einsum("A n d, d e -> A n e", x, torch.ones(4, 4)),
+        lambda x: torch.einsum("...nd, de -> ...ne", x, torch.ones(4, 4)),
+        lambda x: torch.einsum("A...d, dB -> A...B", x, torch.ones(4, 4)),
         lambda x: torch.view_as_real(torch.view_as_complex(x.unflatten(2, (2, 2))) * torch.ones(64, 2)).flatten(2),
     ],
 )
