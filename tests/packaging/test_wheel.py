@@ -20,6 +20,7 @@ LEFT_OUT = shutil.ignore_patterns(
     ".git", ".venv", "__pycache__", "*.egg-info", "build", "dist", "site", "out", ".*_cache", ".hypothesis", "*-demo"
 )
 MOST_BYTES = 40_000_000
+TRAINING = "mmattn/assets/training/"
 USE = """
 import sys
 import timm
@@ -104,13 +105,22 @@ def test_every_module_of_the_tree_is_in_the_wheel(built: Built) -> None:
     here = {path.relative_to(ROOT).as_posix() for path in (ROOT / "mmattn").rglob("*.py*") if path.suffix != ".pyc"}
     for folder in ("adapters", "assets"):
         here |= {f"mmattn/{path.relative_to(ROOT).as_posix()}" for path in (ROOT / folder).rglob("*.py")}
-    assert here <= built.names()
+    assert {name for name in here if not name.startswith(TRAINING)} <= built.names()
+
+
+def test_how_models_are_trained_is_in_the_sdist_and_not_in_the_wheel(built: Built) -> None:
+    assert not any(name.startswith(TRAINING) for name in built.names())
+    with tarfile.open(built.sdist) as archive:
+        names = {name.split("/", 1)[-1] for name in archive.getnames()}
+    assert {"assets/training/scenes.py", "assets/training/nouns.tsv", "assets/training/objects/1f436.webp"} <= names
 
 
 def test_what_is_no_code_is_in_the_wheel(built: Built) -> None:
     names = built.names()
     assert {"mmattn/py.typed", "mmattn/__init__.pyi"} <= names
-    shipped = [path for path in (ROOT / "assets").rglob("*") if path.is_file() and path.suffix != ".pyc"]
+    away = ROOT / "assets" / "training"
+    here = [path for path in (ROOT / "assets").rglob("*") if path.is_file() and path.suffix != ".pyc"]
+    shipped = [path for path in here if not path.is_relative_to(away)]
     assert {f"mmattn/assets/{path.relative_to(ROOT / 'assets').as_posix()}" for path in shipped} <= names
     assert {"mmattn/assets/catalog.toml", "mmattn/assets/SOURCES.md"} <= names
     assert sum(name.startswith("mmattn/assets/photos/") for name in names) >= 5
