@@ -67,6 +67,7 @@ class Grids:
         self._next = 2
         self._found: dict[tuple[object, ...], int] = {}
         self._steps = 0
+        self._made_of: dict[int, int] = {}
 
     def step(self) -> int:
         """Return a new number for a step that merges tokens."""
@@ -131,11 +132,36 @@ class Grids:
         """
         grid = self.known[number]
         shift = shift or [0.0] * len(grid.shape)
-        return self.number(
-            shape=shape or [int(-(-side // f)) for side, f in zip(grid.shape, factor, strict=True)],
+        made = self.number(
+            shape=shape or [-(-side // f) for side, f in zip(grid.shape, factor, strict=True)],
             cell=[extent * f for extent, f in zip(grid.cell, factor, strict=True)],
             origin=[start + extent * by for start, extent, by in zip(grid.origin, grid.cell, shift, strict=True)],
         )
+        if made != number:
+            self._made_of.setdefault(made, number)
+        return made
+
+    def between(self, one: int, two: int) -> int | None:
+        """Return where the sum of two maps lies that are less than a cell apart; None for other maps.
+
+        It is the one that the other was made of (the stream that runs beside a block), else the middle.
+        """
+        left, right = self.known[one], self.known[two]
+        apart = [abs(a - b) / cell for a, b, cell in zip(left.origin, right.origin, left.cell, strict=True)]
+        if left.shape != right.shape or left.cell != right.cell or max(apart) >= 1:
+            return None
+        for older, newer in ((one, two), (two, one)):
+            if older in self._ancestors(newer):
+                return older
+        middle = [(a + b) / 2 for a, b in zip(left.origin, right.origin, strict=True)]
+        return self.number(shape=left.shape, cell=left.cell, origin=middle)
+
+    def _ancestors(self, number: int) -> set[int]:
+        found: set[int] = set()
+        while number in self._made_of and self._made_of[number] not in found:
+            number = self._made_of[number]
+            found.add(number)
+        return found
 
     def resampled(self, number: int, shape: Sequence[int]) -> int:
         """Return the grid of another number of cells over the same extent."""

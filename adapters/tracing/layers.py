@@ -7,6 +7,8 @@ from math import prod
 from operator import mul
 
 import torch
+from jaxtyping import Int
+from torch import Tensor
 
 from mmattn.interception.calls import Call
 from mmattn.schema.axes import Axis
@@ -81,12 +83,13 @@ def objection(call: Call, event: Event, grids: Grids) -> str:
     ends = [set(accumulate((size for size in shape if size > 1), mul)) for shape in (lead, seen)]
     if prod(lead) == prod(seen) and not (ends[0] <= ends[1] or ends[1] <= ends[0]):
         return "its blocks and heads stand in another order than the trace saw"
-    if prod(seen) > 1 and all(bool((side == MIXED).any()) for side in (event.query, event.key)):
-        return "its tokens are mixtures, of which block and picture is not known"
-    if grids.samples == 1:
+    mixed = prod(seen) > 1 and all(bool((side == MIXED).any()) for side in (event.query, event.key))
+    if grids.samples == 1 and not mixed:
         return ""
     ids = torch.cat([side.reshape(-1, side.shape[-1]) for side in (event.query, event.key)], dim=-1)
     numbers, sample, _ = grids.decode(ids)
+    if mixed and not _distinct(ids, numbers, grids):
+        return "its tokens are mixtures, of which block and picture is not known"
     most = torch.where(numbers >= 0, sample, -1).amax(1)
     least = torch.where(numbers >= 0, sample, grids.samples).amin(1)
     if bool(((most >= 0) & (most != least)).any()):
@@ -100,6 +103,14 @@ def _sides(call: Call) -> tuple[int, int]:
         return call.q.shape[-2], call.k.shape[-2]
     assert call.weights is not None
     return call.weights.shape[-2], call.weights.shape[-1]
+
+
+def _distinct(ids: Int[Tensor, "block token"], numbers: Int[Tensor, "block token"], grids: Grids) -> bool:
+    """Whether the tokens of each block that are known tell it from other blocks: cells, or tokens of its own."""
+    cells = torch.tensor([grid.kind == "cells" for grid in grids.known])
+    if bool((cells[numbers.clamp(min=0)] & (numbers >= 0)).any(1).all()):
+        return True
+    return len(torch.unique(torch.where(ids > MIXED, ids, 0), dim=0)) == len(ids)
 
 
 def layer_of(pair: Joined, trace: Trace, geometries: tuple[Geometry, ...], *, stream: str) -> AttentionLayer:

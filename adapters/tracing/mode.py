@@ -6,6 +6,7 @@ picture or by chance. Where values decide what the model does next, the trace en
 """
 
 import warnings
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -64,7 +65,7 @@ class TraceMode(TorchFunctionMode):
             if out is torch.float64 and isinstance(found[0], Ids):
                 return torch.float32  # as pixels have: models compare it with their weights'
             return self._alike(out, found[0]) if isinstance(out, Tensor) else out
-        if own in DECIDES:
+        if own in DECIDES or any(isinstance(end, Ids | Chosen) for end in _ends(args)):
             raise Undecided(f"the model decides by values what it does next ({own.strip('_')})")
         if name in ABOUT:
             return _native(func, args, kwargs)
@@ -194,6 +195,15 @@ def _name(func: Any) -> str:
         return name.strip("_")
     bare = name.strip("_")
     return bare[1:] if bare[:1] in ("i", "r") and bare[1:] in _OPERATORS and bare != "rmatmul" else bare
+
+
+def _ends(values: Any) -> Iterator[Any]:
+    """Yield the ends of slices among arguments."""
+    for value in values:
+        if isinstance(value, list | tuple):
+            yield from _ends(value)
+        elif isinstance(value, slice):
+            yield from (value.start, value.stop, value.step)
 
 
 def _target(func: Any, args: Any, kwargs: Any) -> Tensor | None:

@@ -17,7 +17,8 @@ def combined(left: Tensor, right: Tensor, *, grids: Grids) -> Ids:
     """Return the ids of a sum or product of two tensors, of which one may not be of the picture.
 
     Where both are, and say different things, logits come before tokens, cells before learned tokens
-    (which scale or shift them), and the left before the right.
+    (which scale or shift them), and the left before the right. Cells that lie a little apart, as two ways
+    round a block with stride put them, lie in the middle between.
     """
     shape = torch.broadcast_shapes(left.shape, right.shape)  # type: ignore[no-untyped-call]
     if not isinstance(right, Ids) or not isinstance(left, Ids):
@@ -34,6 +35,11 @@ def combined(left: Tensor, right: Tensor, *, grids: Grids) -> Ids:
     if a.shape == b.shape and torch.equal(small_a, small_b):
         return make(a.expand(shape), story)
     grid_a, grid_b = _only_grid(small_a, grids), _only_grid(small_b, grids)
+    between = None if grid_a is None or grid_b is None or grid_a == grid_b else grids.between(grid_a, grid_b)
+    if between is not None and a.shape == b.shape:
+        same = _same_cells(small_a, small_b, grids)
+        if same is not None:
+            return make(grids.ids(between, sample=same[0], index=same[1]).to(torch.float64).expand(shape), story)
     if grid_a is not None:  # two cells of one grid in one token: it has no place of its own
         own = small_a if grid_a != grid_b else torch.where(small_a == small_b, small_a, float(MIXED))
         return make(own.expand(shape), story)
@@ -44,6 +50,16 @@ def combined(left: Tensor, right: Tensor, *, grids: Grids) -> Ids:
     clash = (rank_a == _CELL) & (numbers[0] == numbers[1]) & (small_a != small_b)
     found = torch.where(rank_a < rank_b, small_b, small_a)
     return make(torch.where(clash, float(MIXED), found).expand(shape), story)
+
+
+def _same_cells(
+    left: Float[Tensor, "..."], right: Float[Tensor, "..."], grids: Grids
+) -> tuple[Int[Tensor, "..."], Int[Tensor, "..."]] | None:
+    """Return sample and index of cells that are the same cells of two grids; None where they are others."""
+    _, sample, index = grids.decode(first(left))
+    _, other_sample, other_index = grids.decode(first(right))
+    alike = bool((sample == other_sample).all()) and bool((index == other_index).all())
+    return (sample, index) if alike else None
 
 
 def _only_grid(values: Float[Tensor, "..."], grids: Grids) -> int | None:

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from .functions import BINARY
-from .grids import MIXED
+from .grids import MIXED, NOTHING
 from .ids import FAR_BELOW, Chosen, Ids, Story, chosen, forbid, forbids, is_pair, make, mixed, plain, told
 from .pointwise import combined, joined
 from .state import Rule, State, bare, given, of_picture, tensors_in
@@ -33,6 +33,8 @@ def _add(state: State, *args: Any, **kwargs: Any) -> Ids:
     if len(found) == 1:
         return make(plain(of_picture(found, {})), of_picture(found, {}).story)
     left, right = found[:2]
+    if isinstance(left, Ids) and isinstance(right, Ids) and left.story.events - right.story.events:
+        left, right = right, left  # the stream says whose the sum is, not what attention adds to it
     out = combined(left, right, grids=state.grids)
     if not isinstance(left, Ids) or not isinstance(right, Ids):
         mask = forbids(right if isinstance(left, Ids) else left)
@@ -95,11 +97,6 @@ def _pad(state: State, *args: Any, **kwargs: Any) -> Ids:
     return make(functional.pad(plain(asked["x"]), asked["pad"], mode=asked.get("mode", "constant")), asked["x"].story)
 
 
-def _native_setitem(x: Tensor, where: Any, value: Any) -> None:
-    """Write what is not of the picture where values or chance say: what stands in `x` then is of neither."""
-    x[bare(where)] = bare(value)
-
-
 def _setitem(state: State, x: Any, where: Any, value: Any) -> None:
     """Write into ids, after giving repeated dimensions memory of their own."""
     unknown = any(isinstance(part, Chosen | Ids) for part in tensors_in((where,)))
@@ -107,7 +104,11 @@ def _setitem(state: State, x: Any, where: Any, value: Any) -> None:
         if isinstance(value, Chosen):
             state.writes.write(x, mixed(x.shape) if x.is_floating_point() else chosen(x))
         elif not isinstance(x, Ids):
-            _native_setitem(x, where, value)
+            x[bare(where)] = value  # what stands there then is of neither
+        elif isinstance(value, Tensor) and not unknown:
+            whole = plain(x).contiguous().clone()
+            whole[where] = torch.where(whole[where] > NOTHING, whole[where], float(MIXED))
+            state.writes.write(x, make(whole, x.story))
     elif unknown:
         state.writes.write(x, mixed(x.shape, value.story))
     elif not isinstance(x, Ids):

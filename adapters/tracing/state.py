@@ -65,10 +65,12 @@ def given(names: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[
 
 
 def tensors_in(values: Any) -> Iterator[Tensor]:
-    """Yield the tensors among values, also those inside lists and tuples."""
+    """Yield the tensors among values, also those inside lists, tuples and slices."""
     for value in values:
         if isinstance(value, list | tuple):
             yield from tensors_in(value)
+        elif isinstance(value, slice):
+            yield from tensors_in((value.start, value.stop, value.step))
         elif isinstance(value, Tensor):
             yield value
 

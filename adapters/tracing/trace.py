@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor, nn
@@ -13,8 +14,8 @@ from mmattn.errors import MmattnError
 from mmattn.interception.owner import module_paths, nearest_path, running_modules
 
 from .contract import Seen
-from .grids import Grids
-from .ids import Ids, Story, Undecided, compact, make, thin
+from .grids import MIXED, Grids
+from .ids import Ids, Story, Undecided, compact, make, mixed, thin, told
 from .mode import TraceMode
 from .state import State
 
@@ -119,6 +120,7 @@ def trace(model: nn.Module, *, shape: tuple[int, ...], call: Callable[[nn.Module
 
     state = State(grids=grids, roles=_roles(twin), attention=report, residual=residual, folded=folded)
     mode = TraceMode(state, buffers=frozenset(buffer.data_ptr() for buffer in twin.buffers() if buffer.numel()))
+    before = _draws()
     with torch.random.fork_rng(devices=[]), torch.no_grad(), mode:  # stochastic depth draws numbers
         try:
             call(twin, given)
@@ -126,7 +128,18 @@ def trace(model: nn.Module, *, shape: tuple[int, ...], call: Callable[[nn.Module
             raise
         except Exception as error:  # the model ran on pixels: what it cannot do with indices is our limit, and said
             stopped = str(error) if isinstance(error, Undecided) else f"{type(error).__name__}: {error}"
+    if _draws() != before:
+        _draws(back_to=before)
+        events, stopped = [], "it draws random numbers outside of torch, and another pass draws others"
     return Trace(events=tuple(events), grids=grids, others=others, lost=state.lost, stopped=stopped)
+
+
+def _draws(*, back_to: Any = None) -> Any:
+    """Return the state of NumPy's random numbers, which tells whether any was drawn; or put it back."""
+    if back_to is not None:
+        np.random.set_state(("MT19937", np.array(back_to[0]), *back_to[1:]))
+    _, keys, *rest = np.random.get_state()
+    return (tuple(np.asarray(keys).tolist()), *rest)
 
 
 def _landing(query: Int[Tensor, "*lead query"], key: Int[Tensor, "*lead key"]) -> Int[Tensor, "..."]:
@@ -137,8 +150,10 @@ def _landing(query: Int[Tensor, "*lead query"], key: Int[Tensor, "*lead key"]) -
     """
     if query.shape != key.shape:
         return query
-    few = len(torch.unique(thin(query))) < len(torch.unique(thin(key)))
-    return key if few else query
+    alone = torch.unique(thin(query))
+    few = len(alone) < len(torch.unique(thin(key)))
+    whole = int(alone.min()) > MIXED and len(torch.unique(query[(0,) * (query.dim() - 1)])) == query.shape[-1]
+    return key if few and whole else query
 
 
 def _twin(model: nn.Module) -> nn.Module:
@@ -148,10 +163,29 @@ def _twin(model: nn.Module) -> nn.Module:
         twin = copy.deepcopy(model, dict(shared))
     except Exception:  # what cannot be copied runs itself: nothing of it is written to
         return model
-    for module in twin.modules():
+    for module in list(twin.modules()):
         module._forward_hooks.clear()
         module._forward_pre_hooks.clear()
+        for name, child in module.named_children():
+            if isinstance(child, torch.jit.ScriptModule):
+                module._modules[name] = _Opaque(child)
     return twin
+
+
+class _Opaque(nn.Module):
+    """A compiled module in whose place tokens lose their places: no mode sees what runs inside."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, *args: Any) -> Any:
+        """Run it for its shapes."""
+        values = [torch.zeros(arg.shape) if isinstance(arg, Ids) else arg for arg in args]
+        out = self.module(*values)
+        if not isinstance(out, Tensor):
+            raise Undecided("a compiled module gives more than a tensor, and what it does to tokens is not known")
+        return mixed(out.shape, told(args))
 
 
 def _here(tensor: Tensor) -> Tensor:

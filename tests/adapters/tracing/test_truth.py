@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 
 from mmattn.adapters.tracing.trace import trace
 
-from .test_rules import Probe, places, sequence
+from .test_rules import Probe, middle, places, sequence
 
 
 def chosen_by_values(x: Tensor) -> Tensor:
@@ -80,6 +81,7 @@ def test_a_sum_of_two_cells_has_no_place_and_a_cell_beside_itself_keeps_its_own(
         lambda x: sequence(x)[:, sequence(x).mean(-1)[0] > 30],
         lambda x: sequence(x)[:, : int(x.argmax())],
         lambda x: sequence(x).flip(1) if x.max().item() > 3 else sequence(x),
+        lambda x: sequence(x)[:, x.argmax() % 8 : x.argmax() % 8 + 8],
         lambda x: sequence(x)[:, torch.nonzero(sequence(x).mean(-1)[0]).flatten()],
         lambda x: sequence(x)[:, x.flatten().tolist()[0] :],
         lambda x: sequence(x)[:, torch.from_numpy(x.numpy().argsort()).flatten()],
@@ -216,3 +218,57 @@ def test_forms_of_arguments_that_keep_tokens(body: Callable[[Tensor], Tensor]) -
 def test_a_dilated_window_over_runs_has_no_place() -> None:
     found = places(lambda x: F.conv1d(x.flatten(2), torch.ones(5, 4, 2), stride=2, dilation=2).transpose(1, 2))
     assert set(found) == {"mixed"}
+
+
+def test_what_numpys_random_numbers_select_has_no_place_and_none_is_drawn() -> None:
+    state = np.random.get_state()[1].tolist()  # type: ignore[union-attr]
+    found = trace(
+        Probe(lambda x: sequence(x)[:, np.random.permutation(64)[:4].tolist()]),
+        shape=(1, 4, 8, 8),
+        call=lambda model, x: model(x),
+    )
+    assert not found.events
+    assert "random numbers" in found.stopped
+    assert state == np.random.get_state()[1].tolist()  # type: ignore[union-attr]
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*")
+def test_a_scripted_module_loses_places() -> None:
+    class Flip(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.flip(1)
+
+    found = trace(_Inner(torch.jit.trace(Flip(), torch.rand(1, 64, 4))), shape=(1, 4, 8, 8), call=lambda m, x: m(x))
+    assert {middle(found.grids, int(token)) for token in found.events[0].query[0]} == {"mixed"}
+    assert middle(found.grids, int(found.events[0].key[0, 0])) == (0.5, 0.5)
+
+
+class _Inner(nn.Module):
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = sequence(x)
+        return F.scaled_dot_product_attention(self.inner(tokens), tokens, tokens)
+
+
+def test_a_token_written_over_padding_is_no_padding() -> None:
+    def body(x: Tensor) -> Tensor:
+        tokens = F.pad(sequence(x), (0, 0, 1, 1))
+        tokens[:, :1] = torch.ones(1, 1, 4)
+        return tokens
+
+    found = places(body)
+    assert (found[0], found[1], found[-1]) == ("mixed", (0.5, 0.5), "nothing")
+
+
+@pytest.mark.parametrize("shape", [(1, 4, 8, 8), (2, 4, 8, 8)])
+def test_queries_without_a_place_do_not_take_those_of_their_keys(shape: tuple[int, ...]) -> None:
+    class Sorted(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            tokens = sequence(x)
+            return F.scaled_dot_product_attention(tokens.sort(dim=1).values, tokens, tokens)
+
+    found = trace(Sorted(), shape=shape, call=lambda model, x: model(x))
+    assert bool((found.events[0].query == 1).all())
