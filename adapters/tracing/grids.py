@@ -133,7 +133,7 @@ class Grids:
         grid = self.known[number]
         shift = shift or [0.0] * len(grid.shape)
         made = self.number(
-            shape=shape or [-(-side // f) for side, f in zip(grid.shape, factor, strict=True)],
+            shape=shape or [int(-(-side // f)) for side, f in zip(grid.shape, factor, strict=True)],
             cell=[extent * f for extent, f in zip(grid.cell, factor, strict=True)],
             origin=[start + extent * by for start, extent, by in zip(grid.origin, grid.cell, shift, strict=True)],
         )

@@ -242,3 +242,22 @@ def test_first_and_second_ids_survive_packing() -> None:
     assert torch.equal(second(values), two)
     assert bool(forbidden(values).all())
     assert not bool(forbidden(packed(one, two)).any())
+
+
+def strided_block(x: Tensor, *, stride: int) -> Tensor:
+    """A block of two ways, whose kernels have their middles half a new cell apart under "same" padding."""
+    main = F.conv2d(F.pad(x, (0, 1, 0, 1)), torch.ones(4, 4, 3, 3), stride=stride)
+    return main + F.conv2d(x, torch.ones(4, 4, 1, 1), stride=stride)
+
+
+def test_the_sum_of_two_ways_with_stride_lies_between_them() -> None:
+    assert places(lambda x: sequence(strided_block(x, stride=2))) == GRID_4
+
+
+def test_the_stream_beside_a_block_says_where_the_sum_lies() -> None:
+    """An even kernel moves its map by half a cell; what runs beside it stays where it was."""
+    for sum_of in (lambda main, x: main + x, lambda main, x: x + main):
+        found = places(
+            lambda x, sum_of=sum_of: sequence(sum_of(F.conv2d(F.pad(x, (1, 0, 1, 0)), torch.ones(4, 4, 2, 2)), x))
+        )
+        assert found == [(row + 0.5, col + 0.5) for row in range(8) for col in range(8)]
