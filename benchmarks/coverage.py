@@ -139,7 +139,10 @@ def tried(member: Member, *, probes: int = PROBES) -> Line:
     except NoAttentionError as error:
         found = Line(member=member, none=True, problem=_sentence(error))
     except ModelError as error:
-        found = Line(member=member, none="no attention of one token to another" in str(error), problem=_sentence(error))
+        none = any(
+            phrase in str(error) for phrase in ("no attention of one token to another", "attends between channels")
+        )
+        found = Line(member=member, none=none, problem=_sentence(error))
     except Exception as error:  # one family that fails is a line of the table, not its end
         found = Line(member=member, problem=f"{type(error).__name__}: {_sentence(error)}")
     return Line(**{**vars(found), "seconds": time.perf_counter() - started})
