@@ -20,7 +20,7 @@ from assets.training.registries import HERE, backgrounds  # noqa: E402
 from assets.training.things import OPAQUE, Pixels, extent, pictures, thing, things  # noqa: E402
 from mmattn.errors import NotFoundError  # noqa: E402
 
-MODULES = ["captions", "compose", "draws", "fetching", "grounds", "registries", "scenes", "things"]
+MODULES = sorted(path.stem for path in HERE.glob("*.py") if path.stem != "__init__")
 FREE = {"CC0 1.0", "CC BY 4.0", "CC BY 2.0", "public domain"}
 
 
