@@ -132,7 +132,7 @@ def side_of(ids: Int[Tensor, "block position"], grids: Grids, *, once: bool = Fa
         for one in torch.unique(index[numbers == number]).tolist():
             special[number, one] = -2 - len(special)
             tokens = torch.where((numbers == number) & (index == one), special[number, one], tokens)
-    roles = {code: kinds[number].role for (number, _), code in special.items()}
+    roles = {code: kinds[number].role_at(index) for (number, index), code in special.items()}
     return _ordered(tokens, samples, spec=spec, roles=roles)
 
 

@@ -36,7 +36,7 @@ class Grid:
     cell, origin
         Extent of a cell and start of the first one along each dimension, in model pixels.
     role
-        What special tokens are: `cls`, `register`, `mean`, ...
+        What special tokens are: `cls`, `register`, `mean`, ...; a word for each where they differ.
     offset
         Its first id.
 
@@ -48,6 +48,11 @@ class Grid:
     origin: tuple[float, ...] = ()
     role: str = ""
     offset: int = 0
+
+    def role_at(self, index: int) -> str:
+        """Return the role of one special token."""
+        words = self.role.split()
+        return words[index] if len(words) == self.count else self.role
 
     @property
     def count(self) -> int:

@@ -201,7 +201,10 @@ def _roles(model: nn.Module) -> dict[int, str]:
     for path, parameter in model.named_parameters():
         name = path.rsplit(".", 1)[-1].lower()
         if parameter.numel() and any(part in name for part in _TOKEN_NAMES) and name not in ("weight", "bias"):
-            roles[parameter.untyped_storage().data_ptr()] = role_of(name)
+            role = role_of(name)
+            if role == "cls" and parameter.shape[-2:-1] == (2,) and hasattr(model, "head_dist"):
+                role = "cls distillation"  # timm 1.0's PiT keeps both in one parameter
+            roles[parameter.untyped_storage().data_ptr()] = role
     return roles
 
 

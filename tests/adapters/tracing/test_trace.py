@@ -272,3 +272,9 @@ def test_a_setting_that_changes_is_traced_anew() -> None:
     assert set(torch.nonzero(before[0, 0] > 1e-20).flatten().tolist()) != set(
         torch.nonzero(after[0, 0] > 1e-20).flatten().tolist()
     )
+
+
+def test_two_learned_tokens_of_one_parameter_are_told_apart() -> None:
+    model = timm.create_model("pit_ti_distilled_224", pretrained=False).eval()
+    layer = layers_of(model, torch.rand(1, 3, 224, 224))["transformers.2.blocks.3.attn"]
+    assert layer.key_axis.roles[:3] == ("cls", "distillation", "content")
