@@ -6,6 +6,7 @@ from .api import intervene as intervene
 from .api import load as load
 from .api import look as look
 from .api import overlay as overlay
+from .api import relevance as relevance
 from .api import rollout as rollout
 from .api import side_by_side as side_by_side
 from .errors import MmattnError as MmattnError

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from mmattn import analysis, plugins, render
 from mmattn.analysis.queries import Query
-from mmattn.attending import read_media, run_and_join, tensors_alike
-from mmattn.errors import InputError, ModelError, NotFoundError
+from mmattn.attending import lift, read_media, run_and_join
+from mmattn.errors import InputError, ModelError
 from mmattn.interception import Call, Recording
 from mmattn.interception import capture as record
 from mmattn.interception import intervene as write
@@ -83,7 +83,7 @@ def attend(
         MediaGiven(image=image, text=text, audio=audio, video=video, graph=graph, inputs=inputs, generate=generate)
     )
     if isinstance(model, Recording):
-        return _lift(model, media, processor=processor, options=options, pass_index=pass_index)
+        return lift(model, media, processor=processor, options=options, pass_index=pass_index)
     if pass_index is not None:
         raise InputError("pass_index chooses a pass of a recording, and this is a model. Leave pass_index out.")
     if isinstance(model, str):
@@ -100,34 +100,6 @@ def attend(
             stacklevel=2,
         )
     maps = run_and_join(name, adapter, model, media, processor=processor, options=options)
-    return maps.named(model_ref=keep_weakly(model))
-
-
-def _lift(
-    recording: Recording, media: MediaGiven, *, processor: Any, options: Any, pass_index: int | None
-) -> AttentionMaps:
-    """Give places to a recording: prepare the same input, see that it is the same, then join."""
-    count = recording.passes
-    if not count:
-        raise InputError(
-            "This recording holds no forward pass of the model itself, only of parts of it. Places need the whole "
-            "model's input. Call the model that was given to capture, or use recording.maps without places."
-        )
-    if pass_index is None and count != 1:
-        raise InputError(
-            f"This recording holds {count} forward passes. One image belongs to one pass. "
-            f"Pass pass_index=0 to {count - 1}."
-        )
-    index = pass_index or 0
-    if not 0 <= index < count:
-        raise NotFoundError(
-            f"There is no pass {index}: the recording has {count}, 0 to {count - 1}. Pass one of those."
-        )
-    model = recording.model
-    name, adapter = plugins.claiming(model)
-    prepared = adapter.prepare(plugins.unwrap(model), media, processor, options)
-    tensors_alike(prepared.inputs, recording.inputs[index])
-    maps = run_and_join(name, adapter, model, media, prepared=prepared, recording=recording, pass_index=index)
     return maps.named(model_ref=keep_weakly(model))
 
 
@@ -238,6 +210,50 @@ def rollout(
             residual_weight=residual_weight,
         ),
     )
+
+
+def relevance(
+    maps: AttentionMaps,
+    *,
+    method: str = "chefer",
+    target: Any = None,
+    stream: str | None = None,
+    query: Query = None,
+    layer: int | str | None = None,
+    start_layer: int = 0,
+) -> Any:
+    """Return what raised the score of a target; for a batch a list. See `mmattn.analysis.relevance.relevance`.
+
+    `method` is `"chefer"`, `"grad_rollout"` or `"attention_x_gradient"`; `target` a class by index or name, a list
+    of one for each sample, or None for each sample's top class. The input runs once more, forward and backward.
+
+    Examples
+    --------
+    >>> import mmattn, timm, torch
+    >>> model = timm.create_model("vit_tiny_patch16_224", img_size=64).eval()
+    >>> maps = mmattn.attend(model, image=torch.rand(3, 64, 96))
+    >>> mmattn.relevance(maps, method="chefer", target=281).target
+    'class 281'
+    """
+    _need_maps(maps)
+    inner = plugins.unwrap(maps.model) if maps.rerun is not None and maps.model_ref is not None else None
+    if inner is not None and inner.training:
+        warnings.warn(
+            f"{type(inner).__name__} is in training mode: the gradient belongs to another random pass than the maps. "
+            "Call model.eval() and attend again.",
+            stacklevel=2,
+        )
+    found = analysis.relevance(
+        maps,
+        method=method,
+        target=target,
+        stream=stream,
+        query=query,
+        layer=layer,
+        start_layer=start_layer,
+        model=inner,
+    )
+    return found[0] if maps.sample_count == 1 else list(found)
 
 
 overlay = render.overlay

@@ -6,12 +6,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mmattn.errors import InputError, ModelError
+from mmattn.errors import InputError, ModelError, NotFoundError
 from mmattn.interception import Recording, capture
 from mmattn.interception.protocol import Adapter, LeavesOut, MediaGiven, Prepared
-from mmattn.plugins import unwrap
+from mmattn.plugins import claiming, unwrap
 from mmattn.readers import read_photo
-from mmattn.schema.maps import AttentionMaps
+from mmattn.schema.maps import AttentionMaps, keep_weakly
 from mmattn.schema.source import Source, versions_of
 
 # Largest difference, as a share of the range, at which two inputs count as the same.
@@ -90,7 +90,45 @@ def run_and_join(
         readout=prepared.readout,
         left_out=left_out,
         rerun=prepared.run,
+        adapter=adapter,
+        prepared=prepared,
     )
+
+
+def lift(
+    recording: Recording, media: MediaGiven, *, processor: Any, options: Any, pass_index: int | None
+) -> AttentionMaps:
+    """Give places to a recording: prepare the same input, see that it is the same, then join.
+
+    Raises
+    ------
+    InputError
+        The recording holds no pass of the whole model, or another input.
+    NotFoundError
+        It has no such pass.
+    """
+    count = recording.passes
+    if not count:
+        raise InputError(
+            "This recording holds no forward pass of the model itself, only of parts of it. Places need the whole "
+            "model's input. Call the model that was given to capture, or use recording.maps without places."
+        )
+    if pass_index is None and count != 1:
+        raise InputError(
+            f"This recording holds {count} forward passes. One image belongs to one pass. "
+            f"Pass pass_index=0 to {count - 1}."
+        )
+    index = pass_index or 0
+    if not 0 <= index < count:
+        raise NotFoundError(
+            f"There is no pass {index}: the recording has {count}, 0 to {count - 1}. Pass one of those."
+        )
+    model = recording.model
+    name, adapter = claiming(model)
+    prepared = adapter.prepare(unwrap(model), media, processor, options)
+    tensors_alike(prepared.inputs, recording.inputs[index])
+    maps = run_and_join(name, adapter, model, media, prepared=prepared, recording=recording, pass_index=index)
+    return maps.named(model_ref=keep_weakly(model))
 
 
 def tensors_alike(prepared: Sequence[Tensor], recorded: Sequence[Tensor]) -> None:

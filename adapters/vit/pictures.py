@@ -356,6 +356,23 @@ def phrase(geometries: tuple[Geometry, ...]) -> str:
     return next(iter(phrases)) if len(phrases) == 1 else f"each resized and cropped to {width} x {height} px"
 
 
+def class_logits(output: Any) -> Float[Tensor, "sample cls"]:
+    """Return the output if it is logits.
+
+    Raises
+    ------
+    ModelError
+        It is not: the model has no classifier.
+
+    """
+    if not isinstance(output, Tensor) or output.ndim != 2:
+        raise ModelError(
+            "This model gives features, not class logits, so a class target has nothing to point at. A model with "
+            "a classifier has logits [sample, class]. Use a method without a target (look, rollout)."
+        )
+    return output
+
+
 def class_score(output: Any, target: Any) -> Float[Tensor, ""]:
     """Return the logit of a class, summed over the samples; None: each sample's own top class.
 
@@ -367,17 +384,13 @@ def class_score(output: Any, target: Any) -> Float[Tensor, ""]:
         The target is no class index.
 
     """
-    if not isinstance(output, Tensor) or output.ndim != 2:
-        raise ModelError(
-            "This model gives features, not class logits, so a class target has nothing to point at. A model with "
-            "a classifier has logits [sample, class]. Use a method without a target (look, rollout)."
-        )
-    classes = output.shape[1]
+    logits = class_logits(output)
+    classes = logits.shape[1]
     if target is None:
-        return output.max(dim=1).values.sum()
+        return logits.max(dim=1).values.sum()
     if not isinstance(target, int) or isinstance(target, bool) or not -classes <= target < classes:
         raise InputError(
             f"There is no class {target!r}: this model has {classes} classes, 0 to {classes - 1}. "
             "Pass an index, or None for the top class."
         )
-    return output[:, target].sum()
+    return logits[:, target].sum()

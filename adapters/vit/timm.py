@@ -34,7 +34,7 @@ from .pictures import Brought, bring, checked_options, phrase, runner
 from .timm_input import TimmOptions, photo_tensor, plain_size
 from .timm_names import is_plain, plain_families
 from .timm_open import open_model
-from .timm_run import call_timm, readout_of, score_timm
+from .timm_run import call_timm, logits_timm, readout_of, score_timm
 from .timm_tokens import Layout, check_size, layout_of
 
 __all__ = ["TimmOptions", "TimmVit", "adapter"]
@@ -148,6 +148,10 @@ class TimmVit:
 
         """
         return score_timm(output, target)
+
+    def logits(self, output: Any) -> Float[Tensor, "sample cls"]:
+        """Return the class logits; see `protocol.Classifies`."""
+        return logits_timm(output)
 
 
 def claims_plain(model: nn.Module) -> bool:

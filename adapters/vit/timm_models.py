@@ -42,7 +42,7 @@ from .timm import claims_plain
 from .timm_input import TimmOptions, config_px, photo_tensor
 from .timm_names import is_plain, other_families
 from .timm_open import is_ours, open_model
-from .timm_run import call_timm, readout_of, score_timm
+from .timm_run import call_timm, logits_timm, readout_of, score_timm
 
 __all__ = ["TimmModels", "TimmOptions", "adapter"]
 
@@ -165,6 +165,10 @@ class TimmModels:
     def score(self, output: Any, target: Any) -> Float[Tensor, ""]:
         """Return the logit of a class, summed over the samples; see `timm_run.score_timm`."""
         return score_timm(output, target)
+
+    def logits(self, output: Any) -> Float[Tensor, "sample cls"]:
+        """Return the class logits; see `protocol.Classifies`."""
+        return logits_timm(output)
 
 
 def _unpacked(media: MediaGiven, model: nn.Module) -> tuple[MediaGiven, Packing]:

@@ -5,7 +5,7 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from .pictures import Features, class_score
+from .pictures import Features, class_logits, class_score
 
 
 def call_timm(model: nn.Module, pixels: Float[Tensor, "sample channel row col"]) -> Any:
@@ -25,9 +25,19 @@ def score_timm(output: Any, target: Any) -> Float[Tensor, ""]:
         The target is no class index.
 
     """
+    return class_score(_one_output(output), target)
+
+
+def logits_timm(output: Any) -> Float[Tensor, "sample cls"]:
+    """Return the logits; see `pictures.class_logits`."""
+    return class_logits(_one_output(output))
+
+
+def _one_output(output: Any) -> Any:
+    """Return the mean of the two heads of distilled training, any other output as it is."""
     if isinstance(output, tuple) and output and all(isinstance(part, Tensor) for part in output):
-        output = sum(output) / len(output)  # the two heads of distilled training
-    return class_score(output, target)
+        return sum(output) / len(output)
+    return output
 
 
 def readout_of(model: nn.Module) -> str:

@@ -20,7 +20,7 @@ from mmattn.schema.media import Photo
 
 from ..pixels import Geometry
 from .layouts import PictureFacts, left_out, picture_layers
-from .pictures import Features, bring, checked_options, class_score, phrase, runner
+from .pictures import Features, bring, checked_options, class_logits, class_score, phrase, runner
 from .rehearsal import built_for, check_attends, check_size, explaining
 from .torchvision_input import TorchvisionOptions, native_px, photo_tensor, unit_px
 from .torchvision_names import families
@@ -124,6 +124,10 @@ class TorchvisionVit:
     def score(self, output: Any, target: Any) -> Float[Tensor, ""]:
         """Return the logit of a class, summed over the samples; see `pictures.class_score`."""
         return class_score(output, target)
+
+    def logits(self, output: Any) -> Float[Tensor, "sample cls"]:
+        """Return the class logits; see `protocol.Classifies`."""
+        return class_logits(output)
 
 
 def call_torchvision(model: nn.Module, pixels: Float[Tensor, "sample channel row col"]) -> Any:

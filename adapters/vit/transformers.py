@@ -139,6 +139,10 @@ class TransformersVit:
             The target is no class index.
 
         """
+        return class_score(self.logits(output), target)
+
+    def logits(self, output: Any) -> Float[Tensor, "sample cls"]:
+        """Return the class logits; see `protocol.Classifies`."""
         logits = getattr(output, "logits", None)
         if not isinstance(logits, Tensor) or logits.ndim != 2:
             shape = f"logits {list(logits.shape)}" if isinstance(logits, Tensor) else "no logits"
@@ -146,7 +150,7 @@ class TransformersVit:
                 f"The output {type(output).__name__} has {shape}, so a class target has nothing to point at. A model "
                 "for image classification has logits [sample, class]. Use a method without a target (look, rollout)."
             )
-        return class_score(logits, target)
+        return logits
 
 
 def readout_of(model: nn.Module) -> str:

@@ -97,7 +97,7 @@ def writes_special_only(layer: AttentionLayer) -> bool:
     return not isinstance(axis, Slots) and not len(axis.content)
 
 
-def link(layers: Sequence[AttentionLayer], *, start: int, most: int) -> Chain:
+def link(layers: Sequence[AttentionLayer], *, start: int, most: int, job: str = "Rollout") -> Chain:
     """Return the chain of `layers[start:]`, or say from which layer on there is one.
 
     Parameters
@@ -108,6 +108,8 @@ def link(layers: Sequence[AttentionLayer], *, start: int, most: int) -> Chain:
         The lowest that takes part.
     most
         The highest that a caller can start from.
+    job
+        Who passes them, for errors.
 
     Raises
     ------
@@ -124,9 +126,9 @@ def link(layers: Sequence[AttentionLayer], *, start: int, most: int) -> Chain:
         except _NoBridgeError:
             continue
         advice = f"From layer {later} ({layers[later].name}) on it can: pass start_layer={later}."
-        raise ModelError(f"Rollout cannot pass layer {layer.name}: {why} {advice}")
+        raise ModelError(f"{job} cannot pass layer {layer.name}: {why} {advice}")
     raise ModelError(
-        f"Rollout cannot pass layer {layer.name}: {why} It can from no other layer either. "
+        f"{job} cannot pass layer {layer.name}: {why} It can from no other layer either. "
         "Read single layers with mmattn.look(maps, layer=...)."
     )
 

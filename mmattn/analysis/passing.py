@@ -44,11 +44,16 @@ class Passed:
 
 # From a layer, a row over its queries, the recipe and what the residual counts: what the keys are given,
 # and the row that the residual stream keeps.
-_Attention: TypeAlias = Callable[[AttentionLayer, Tensor, Recipe, float], tuple[Tensor, Tensor]]
+Attention: TypeAlias = Callable[[AttentionLayer, Tensor, Recipe, float], tuple[Tensor, Tensor]]
 
 
-def from_the_top(chain: Chain, asked: Standing, recipe: Recipe) -> Passed:
+def from_the_top(chain: Chain, asked: Standing, recipe: Recipe, *, attention: Attention | None = None) -> Passed:
     """Pass the asking rows of all branches down the chain.
+
+    Parameters
+    ----------
+    attention
+        How a row passes a layer; by default as shares of attention, and then uniform attention beside it.
 
     Raises
     ------
@@ -57,9 +62,9 @@ def from_the_top(chain: Chain, asked: Standing, recipe: Recipe) -> Passed:
     """
     standing, plain = asked, asked
     lost: dict[str, float] = {}
-    known = True
+    known, attention = attention is None, attention or _as_the_model
     for step in chain.steps:
-        standing = _through(step, standing, recipe, _as_the_model, lost)
+        standing = _through(step, standing, recipe, attention, lost)
         check_finite(step.layer, standing[step.layer.stream])
         try:
             plain = _through(step, plain, recipe, _uniform, {}) if known else plain
@@ -72,7 +77,7 @@ def _through(
     step: Step,
     standing: Standing,
     recipe: Recipe,
-    attention: _Attention,
+    attention: Attention,
     lost: dict[str, float],
 ) -> Standing:
     """Return the rows of all branches under one layer; what is lost on the way is added to `lost`."""

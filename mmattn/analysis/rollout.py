@@ -93,13 +93,13 @@ def rollout(
     """
     one_sample(maps, "rollout")
     recipe = _checked(head_fusion, discard_ratio, residual_weight)
-    layers, count = _layers(maps, stream, start_layer)
+    layers, count = stacked(maps, stream, start_layer)
     first = start_layer % count
     chain = link(layers, start=first, most=count - 1)
-    asked, question, above = _asked(chain, query, readout=maps.readout)
+    asked, question, above = asked_on_top(chain, query, readout=maps.readout)
     passed = from_the_top(chain, asked, recipe)
-    axis = _finest(chain.bottoms.values())
-    values = _joined(passed.rows, chain.bottoms, axis)
+    axis = finest(chain.bottoms.values())
+    values = joined(passed.rows, chain.bottoms, axis)
     tokens, places = marked(question, above, axis)
     outside = max(0.0, 1 - float(values.sum()))
     return Relevance(
@@ -114,9 +114,9 @@ def rollout(
             "head_fusion": head_fusion,
             "discard_ratio": discard_ratio,
             "residual_weight": residual_weight,
-            **_said(maps, chain, passed.lost, outside),
+            **said_of(maps, chain, passed.lost, outside),
         },
-        uniform=None if passed.uniform is None else _joined(passed.uniform, chain.bottoms, axis),
+        uniform=None if passed.uniform is None else joined(passed.uniform, chain.bottoms, axis),
         outside=values.new_tensor([outside]),
         query_tokens=(tokens,),
         query_places=(places,),
@@ -141,7 +141,7 @@ def _checked(head_fusion: str, discard_ratio: float, residual_weight: float) -> 
     return Recipe(head_fusion=head_fusion, discard_ratio=discard_ratio, residual_weight=residual_weight)
 
 
-def _layers(maps: AttentionMaps, stream: str | None, start_layer: int) -> tuple[tuple[AttentionLayer, ...], int]:
+def stacked(maps: AttentionMaps, stream: str | None, start_layer: int) -> tuple[tuple[AttentionLayer, ...], int]:
     """Return self-attention and class attention, lowest first, with a pool on top; and how many without the pool."""
     chosen = maps.select(stream=stream)
     body = tuple(layer for layer in chosen if layer.kind == "self" or writes_special_only(layer))
@@ -160,7 +160,7 @@ def _layers(maps: AttentionMaps, stream: str | None, start_layer: int) -> tuple[
     return body + (pools[-1:] if maps.readout == "pool" else ()), len(body)
 
 
-def _asked(chain: Chain, query: Query, *, readout: str) -> tuple[Standing, Question, Axis]:
+def asked_on_top(chain: Chain, query: Query, *, readout: str) -> tuple[Standing, Question, Axis]:
     """Ask on top of every branch that the answer is read from, in equal shares (a token number: of the first)."""
     own, device = chain.asked[0], chain.steps[0].layer.device
     names = [own] if isinstance(query, int) else list(chain.asked)
@@ -172,11 +172,12 @@ def _asked(chain: Chain, query: Query, *, readout: str) -> tuple[Standing, Quest
     return asked, Question(tokens=questions[own].tokens, label=label), chain.tops[own]
 
 
-def _finest(axes: Iterable[Axis]) -> Axis:
+def finest(axes: Iterable[Axis]) -> Axis:
+    """Return the axis with the most content tokens."""
     return max(axes, key=lambda axis: len(axis.content))
 
 
-def _joined(found: Standing, bottoms: dict[str, Axis], axis: Axis) -> Float[Tensor, "one token"]:
+def joined(found: Standing, bottoms: dict[str, Axis], axis: Axis) -> Float[Tensor, "one token"]:
     """Bring the rows of all branches to one axis, by their places."""
     first, *others = [transfer(bottoms[name], axis).move(row.T) for name, row in found.items()]
     for other in others:
@@ -184,8 +185,8 @@ def _joined(found: Standing, bottoms: dict[str, Axis], axis: Axis) -> Float[Tens
     return first
 
 
-def _said(maps: AttentionMaps, chain: Chain, lost: dict[str, float], outside: float) -> dict[str, object]:
-    """Return what a caption must say: what was lost and where, notes of layers, what was left out."""
+def said_of(maps: AttentionMaps, chain: Chain, lost: dict[str, float], outside: float) -> dict[str, object]:
+    """Return what a caption must say of a chain: what was lost and where, notes of layers, what was left out."""
     shares = [f"{100 * share:.2g} % ({name})" for name, share in lost.items() if share > _WORTH_SAYING]
     layers = [step.layer for step in reversed(chain.steps)]
     divided = sum(not layer.has_shares for layer in layers)

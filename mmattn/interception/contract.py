@@ -228,8 +228,15 @@ def attend_product(mode: AttentionMode, asked: Asked, product: Product, *, run: 
         dropout=trail.dropout,
         value_dim=product.value_dim,
     )
+    same_lead = weights.shape[:-2] == product.value.shape[:-2]
     sight = Sight(
-        draft=draft, value=product.value, weights=weights.clone, run=run or asked.run, rerun=rerun, check=check
+        draft=draft,
+        value=product.value,
+        weights=weights.clone,
+        run=run or asked.run,
+        rerun=rerun,
+        check=check,
+        direct=product.is_plain and asked.func in _MATMULS and not trail.dropout and trail.clean is None and same_lead,
     )
     return mode.attend(sight)
 

@@ -56,6 +56,7 @@ def on_sdpa(mode: AttentionMode, asked: Asked) -> Any:
             run=asked.run,
             rerun=rerun,
             check=lambda kept, out: fused_check(kept, given.value, out),
+            direct=not given.dropout_p,
         )
     )
 

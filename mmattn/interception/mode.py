@@ -48,6 +48,8 @@ class Sight:
     check
         Compares the kept call with the output: the largest difference over a few rows, relative, or what
         computes it later from the kept call and copies of its own.
+    direct
+        Whether what `run` returns is weights @ value and nothing else, `[..., query, dim]`.
     """
 
     draft: Call
@@ -56,6 +58,7 @@ class Sight:
     run: Callable[[], Any]
     rerun: Callable[[Tensor], Any]
     check: Callable[[Call, Any], Tensor | Later | None]
+    direct: bool = False
 
 
 @runtime_checkable
@@ -63,6 +66,7 @@ class Watcher(Protocol):
     """One capture or intervention: what the mode asks of it."""
 
     writes: bool
+    differentiates: bool
     paths: dict[int, str]
 
     def path_of(self, modules: list[nn.Module]) -> str | None:
@@ -83,6 +87,10 @@ class Watcher(Protocol):
 
     def edit(self, weights: Tensor, call: Call) -> Tensor | None:
         """Return other weights, or None."""
+        ...
+
+    def differentiable(self, sight: Sight, draft: Call, path: str) -> Sight:
+        """Return the sight whose ways of running note where the gradient arrives."""
         ...
 
     def record(self, draft: Call, path: str, copy: Copy, check: Check) -> None:
@@ -117,6 +125,8 @@ class AttentionMode(TorchFunctionMode):
             return sight.run()
         unwrapped(sight.value)
         draft = _with_owner(sight.draft, sight.draft.value_dim or 1, modules)
+        for watcher, path in seen:
+            sight = watcher.differentiable(sight, draft, path) if watcher.differentiates else sight
         edited = _edited(sight, draft, seen)
         out = sight.run() if edited is None else sight.rerun(edited)
         if edited is not None:

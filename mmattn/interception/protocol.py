@@ -148,6 +148,15 @@ class LeavesOut(Protocol):
 
 
 @runtime_checkable
+class Classifies(Protocol):
+    """What an adapter of classifiers may have beside `Adapter`, so that a top class can be found and named."""
+
+    def logits(self, output: Any) -> Tensor:
+        """Return the class logits `[sample, class]` of an output; raises ModelError without a classifier."""
+        ...
+
+
+@runtime_checkable
 class TakesSizes(Protocol):
     """What an adapter of pictures may have beside `Adapter`: options from the sizes that a command line names."""
 

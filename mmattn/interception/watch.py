@@ -19,7 +19,7 @@ from mmattn.interception.contract import CONTRACTIONS
 from mmattn.interception.flex import flex_handlers
 from mmattn.interception.follow import FOLLOWED, SOFTMAXES
 from mmattn.interception.fused import FUSED
-from mmattn.interception.mode import Check, Copy, current_mode, watching
+from mmattn.interception.mode import Check, Copy, Sight, current_mode, watching
 from mmattn.interception.owner import is_running, module_paths, nearest_path
 from mmattn.interception.rearrange import REARRANGED
 from mmattn.interception.refuse import refuse_nested
@@ -39,6 +39,7 @@ class ModelWatcher:
     """
 
     writes = False
+    differentiates = False
 
     def __init__(self, model: nn.Module) -> None:
         self.root: nn.Module | None = model
@@ -75,6 +76,10 @@ class ModelWatcher:
 
     def record(self, draft: Call, path: str, copy: Copy, check: Check) -> None:
         """Keep a call: a writer keeps none."""
+
+    def differentiable(self, sight: Sight, draft: Call, path: str) -> Sight:
+        """Return the sight as it is: only a reader of gradients changes how it runs."""
+        return sight
 
     @contextmanager
     def installed(self) -> Iterator[None]:

@@ -81,7 +81,7 @@ def overlay(
         Share of the picture's own color that is kept. On a red bowl in full color nobody can tell heat
         from paint; 1 keeps all of it.
     title, caption
-        By default the row's label, and method, options, model and weights.
+        By default the target (else the row's label), and method, options, model and weights.
 
     Raises
     ------
@@ -112,7 +112,7 @@ def overlay(
     panel = Panel(space=space, marks=(*ground, heat, *marks), bar=color_bar(relevance, heat, row=row), keys=keys)
     return Drawing(
         panels=(panel,),
-        title=relevance.labels[row] if title is None else title,
+        title=_headline(relevance, row=row) if title is None else title,
         caption=describe(relevance, chosen, row=row) if caption is None else caption,
     )
 
@@ -271,7 +271,8 @@ def color_bar(relevance: Relevance, heat: Heat, *, row: int = 0) -> ColorBar:
 def describe(relevance: Relevance, scale: Scale, *, row: int) -> str:
     """Return the caption: how it was read, who asked, which model and weights, and how the scale was chosen."""
     options = _options(relevance.parameters)
-    parts = [relevance.method + (f" ({options})" if options else ""), f"query: {relevance.labels[row]}"]
+    toward = f" toward {relevance.target}" if relevance.target else ""
+    parts = [relevance.method + toward + (f" ({options})" if options else ""), f"query: {relevance.labels[row]}"]
     source = relevance.source
     parts.append(f"{source.model}, {source.weights}")
     if source.preprocessing:
@@ -280,6 +281,11 @@ def describe(relevance: Relevance, scale: Scale, *, row: int) -> str:
         parts.append(relevance.media.name)
     parts.append(f"scale: {scale.chosen}" + (", nearly flat map" if scale.flat else ""))
     return SEPARATOR.join(parts)
+
+
+def _headline(relevance: Relevance, *, row: int) -> str:
+    """Return what a picture is of in a few words: what it is read toward, else who asks."""
+    return f"toward {relevance.target}" if relevance.target else relevance.labels[row]
 
 
 def unseen(grid: PatchGrid) -> Float[np.ndarray, "box 4"]:

@@ -43,6 +43,8 @@ class AttentionMaps:
         Runs the same input again (for gradients, edits, faithfulness); None for a loaded file.
     model_ref
         Returns the model, or None when it is gone.
+    adapter, prepared
+        Opaque here: who gave the layers their axes, and the input that it prepared; None for a loaded file.
 
     """
 
@@ -55,6 +57,8 @@ class AttentionMaps:
     left_out: tuple[str, ...] = ()
     rerun: Callable[[], Any] | None = None
     model_ref: Callable[[], nn.Module | None] | None = None
+    adapter: Any = None
+    prepared: Any = None
 
     def __post_init__(self) -> None:
         if not self.layers:
@@ -100,6 +104,7 @@ class AttentionMaps:
                 layers=tuple(layer.sample(index) for layer in self.layers),
                 media=(self.media[index],) if self.media else (),
                 rerun=None,
+                prepared=None,
             )
             for index in range(self.sample_count)
         )

@@ -39,7 +39,7 @@ _KNOWN: dict[str, type] = {
 }
 
 # What belongs to a running process and not to a file.
-_LIVE = {"rerun", "model_ref"}
+_LIVE = {"rerun", "model_ref", "adapter", "prepared"}
 
 # More cells, nodes or tokens than this are no attention that anybody ran, but a hostile header.
 MOST_TOKENS = 1 << 24

@@ -50,6 +50,8 @@ class Relevance:
         another stage), for a picture to mark.
     reach
         The same shape as `values`: tokens that the row could attend to at all; None means all.
+    target
+        What it was read toward, such as `'tabby cat' (281)`; empty for a reading that knows no target.
     media, query_media
         What columns and rows are places in.
     source
@@ -69,6 +71,7 @@ class Relevance:
     query_tokens: tuple[tuple[int, ...], ...] | None = None
     query_places: tuple[tuple[Place, ...], ...] | None = None
     reach: Bool[Tensor, "query token"] | None = None
+    target: str = ""
     media: Media | None = None
     query_media: Media | None = None
     source: Source = field(default_factory=Source)
@@ -113,8 +116,9 @@ class Relevance:
     def __repr__(self) -> str:
         rows, columns = self.values.shape
         content = len(self.axis.content)
+        read = self.method + (f" toward {self.target}" if self.target else "")
         lines = [
-            f"Relevance: {self.method} ({self.unit}), {rows} row(s) x {columns} tokens ({content} with a place)",
+            f"Relevance: {read} ({self.unit}), {rows} row(s) x {columns} tokens ({content} with a place)",
             f"  axis    {self.axis!r}",
             f"  source  {self.source.model}, {self.source.weights}",
         ]

@@ -20,8 +20,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from mmattn.errors import InputError
-from mmattn.schema.rows import CHUNK_WEIGHTS, Rows, check_range, concatenate
 from mmattn.schema.factored import Attributed, Dense, Factored, forbidden
+from mmattn.schema.rows import CHUNK_WEIGHTS, Rows, check_range, concatenate
 
 __all__ = ["Attributed", "Blocks", "Dense", "Factored", "Normalized", "forbidden"]
 
