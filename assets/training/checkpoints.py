@@ -15,7 +15,7 @@ import json
 import os
 import warnings
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import safetensors.torch
@@ -89,7 +89,8 @@ def latest(folder: Path, *, recipe: Recipe) -> Checkpoint | None:
     FormatError
         There are checkpoints, and none is whole.
     InputError
-        The last whole one is of another recipe.
+        The last whole one is of another recipe. Another number of steps is none as long as the learning rate, at the
+        checkpoint, has not begun to fall in either.
 
     Warns
     -----
@@ -104,7 +105,7 @@ def latest(folder: Path, *, recipe: Recipe) -> Checkpoint | None:
         except FormatError:
             broken.append(path.name)
             continue
-        _same(checkpoint.recipe, recipe, name=path.name)
+        _same(checkpoint, recipe, name=path.name)
         if broken:
             warnings.warn(f"{', '.join(broken)} is not whole; training goes on from {path.name}.", stacklevel=2)
         return checkpoint
@@ -121,7 +122,10 @@ def found(folder: Path) -> list[Path]:
     return sorted(folder.glob("checkpoint-*.mmattn"))
 
 
-def _same(there: Recipe, asked: Recipe, *, name: str) -> None:
+def _same(checkpoint: Checkpoint, asked: Recipe, *, name: str) -> None:
+    there = checkpoint.recipe
+    if checkpoint.step <= min(there.falls_from(), asked.falls_from()):
+        there = replace(there, steps=asked.steps)
     one, other = asdict(there), asdict(asked)
     changed = [f"{key} {one[key]} (asked: {other[key]})" for key in one if one[key] != other[key]]
     if changed:

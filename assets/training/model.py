@@ -43,9 +43,11 @@ class Recipe:
     patch_dropout, whole
         The share of patches that a picture loses in training, and the last share of the steps without that.
     singles
-        The first share of the steps, with one thing in a scene.
+        How many steps, at first, with one thing in a scene.
     token_labels
         How much patches count that are asked what they show; 0 leaves it out.
+    shards
+        Parts of a step's scenes that are learned from at the same time, each by one thread.
     ema
         How much of the averaged weights stays at each step. The average is what is evaluated and written.
 
@@ -67,16 +69,18 @@ class Recipe:
     decay: float = 0.35
     patch_dropout: float = 0.5
     whole: float = 0.1
-    singles: float = 0.04
+    singles: int = 150
     token_labels: float = 0.5
     ema: float = 0.998
+    shards: int = 2
 
     def __post_init__(self) -> None:
-        if self.steps < 1 or self.batch < 1 or self.size_px % self.patch_px or self.width % self.heads:
+        rests = (self.size_px % self.patch_px, self.width % self.heads, self.batch % self.shards)
+        if self.steps < 1 or self.batch < 1 or any(rests):
             raise InputError(
-                f"A recipe of {self.steps} steps with {self.batch} scenes, {self.size_px} px in patches of "
-                f"{self.patch_px} px and width {self.width} in {self.heads} heads cannot be trained. Steps and scenes "
-                "are 1 or more, and the divisions leave no rest. Change the recipe."
+                f"A recipe of {self.steps} steps with {self.batch} scenes in {self.shards} shards, {self.size_px} px in "
+                f"patches of {self.patch_px} px and width {self.width} in {self.heads} heads cannot be trained. Steps "
+                "and scenes are 1 or more, and the divisions leave no rest. Change the recipe."
             )
 
     def rate(self, step: int) -> float:
@@ -89,10 +93,13 @@ class Recipe:
         [1e-05, 0.001, 0.001, 0.0005, 2e-06]
 
         """
-        begins = round(self.steps * (1 - self.decay))
         rising = (step + 1) / max(1, self.warmup_steps)
-        falling = (self.steps - step) / max(1, self.steps - begins)
+        falling = (self.steps - step) / max(1, self.steps - self.falls_from())
         return self.learning_rate * min(1.0, rising, falling)
+
+    def falls_from(self) -> int:
+        """Return the step from which the learning rate falls; up to it a longer or shorter run would be the same."""
+        return round(self.steps * (1 - max(self.decay, self.whole)))
 
     def architecture(self) -> dict[str, Any]:
         """Return the keyword arguments of timm's VisionTransformer."""

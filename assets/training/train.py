@@ -2,7 +2,8 @@
 
 `DIR` gets `vit.safetensors` (the averaged weights, float16, written at each evaluation), `log.jsonl` (a line each 50
 steps: loss, scenes, seconds; and what the averaged model knows of held-out scenes, every tenth of the run) and
-checkpoints. `README.md` beside this file says what the shipped weights took.
+checkpoints. While the learning rate has not begun to fall (`Recipe.falls_from`), a run may be resumed with other
+`--steps`. `README.md` beside this file says what training took.
 """
 
 import argparse
@@ -13,6 +14,7 @@ import warnings
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -44,7 +46,7 @@ class Watch:
     checkpoint_s
         Seconds between checkpoints.
     evaluations, scenes
-        How often in a run the averaged model is evaluated, and on how many held-out scenes.
+        How often in a run the averaged model is evaluated, in bfloat16, and on how many held-out scenes.
     stop_after
         Stop after that many steps, as an interruption would; None for the whole run.
 
@@ -52,7 +54,7 @@ class Watch:
 
     checkpoint_s: float = 180.0
     evaluations: int = 10
-    scenes: int = 1024
+    scenes: int = 512
     stop_after: int | None = None
 
 
@@ -105,7 +107,9 @@ def _train(recipe: Recipe, folder: Path, *, watch: Watch) -> Path:
             _log(folder, {"step": done, "loss": mean, "scenes_per_s": rate, "seconds": seconds})
             lost = 0.0
         if done % every == 0 or done == recipe.steps:
-            knows = evaluate(learner.average, held_out, seed=TUNING_SEED, count=watch.scenes)
+            knows = evaluate(
+                deepcopy(learner.average).to(torch.bfloat16), held_out, seed=TUNING_SEED, count=watch.scenes
+            )
             save_weights(learner.average.state_dict(), weights, recipe=recipe, step=done)
             _log(folder, {"step": done} | asdict(knows))
         if done == last or time.monotonic() - saved > watch.checkpoint_s:
@@ -127,13 +131,15 @@ def _ahead(learner: Learner, first: int, last: int) -> Iterator[tuple[int, list[
 
 @contextmanager
 def _deterministic() -> Iterator[None]:
-    """Let torch only use kernels that give the same each time."""
-    before = torch.are_deterministic_algorithms_enabled()
+    """Let torch only use kernels that give the same each time, each on one thread."""
+    before, threads = torch.are_deterministic_algorithms_enabled(), torch.get_num_threads()
     torch.use_deterministic_algorithms(True)
+    torch.set_num_threads(1)
     try:
         yield
     finally:
         torch.use_deterministic_algorithms(before)
+        torch.set_num_threads(threads)
 
 
 def _log(folder: Path, line: dict[str, object]) -> None:
@@ -150,9 +156,7 @@ def main() -> int:
     parser.add_argument("--steps", type=int, default=plain.steps, help=f"of {plain.batch} scenes")
     parser.add_argument("--seed", type=int, default=plain.seed)
     parser.add_argument("--token-labels", type=float, default=plain.token_labels, help="0: only pictures are asked")
-    parser.add_argument("--threads", type=int, default=2, help="other numbers, other roundings")
     options = parser.parse_args()
-    torch.set_num_threads(options.threads)
     warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)
     try:
         recipe = Recipe(steps=options.steps, seed=options.seed, token_labels=options.token_labels)

@@ -24,7 +24,9 @@ from assets.training.things import things  # noqa: E402
 from assets.training.train import Watch, train  # noqa: E402
 from mmattn.errors import FormatError, InputError  # noqa: E402
 
-TINY = Recipe(split="held-out", steps=6, batch=4, size_px=32, width=24, layers=2, heads=2, warmup_steps=2, whole=0.34)
+TINY = Recipe(
+    split="held-out", steps=6, batch=4, size_px=32, width=24, layers=2, heads=2, warmup_steps=2, singles=1, whole=0.34
+)
 WATCH = Watch(evaluations=1, scenes=8)
 
 
@@ -98,6 +100,17 @@ def test_a_checkpoint_of_another_recipe_is_refused(trained: Path) -> None:
         train(replace(TINY, seed=2), trained, watch=WATCH)
 
 
+def test_a_run_is_made_longer_while_its_rate_is_constant_and_not_later(trained: Path, tmp_path: Path) -> None:
+    longer = replace(TINY, steps=8)
+    train(TINY, tmp_path, watch=replace(WATCH, stop_after=2))
+    train(longer, tmp_path, watch=WATCH)
+    train(longer, tmp_path / "at once", watch=WATCH)
+    one, other = weights(tmp_path / "vit.safetensors"), weights(tmp_path / "at once" / "vit.safetensors")
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    with pytest.raises(InputError, match=r"was trained with steps 6 \(asked: 8\)"):
+        train(longer, trained, watch=WATCH)
+
+
 def test_a_part_that_was_left_beside_is_no_checkpoint(tmp_path: Path) -> None:
     (tmp_path / ".checkpoint-0000003.mmattn.part").write_bytes(b"half")
     assert checkpoints.latest(tmp_path, recipe=TINY) is None
@@ -126,7 +139,7 @@ def test_the_loss_asks_the_class_token_for_all_things_and_each_patch_for_its_own
     learner = Learner(replace(TINY, patch_dropout=0.0), Composer("held-out", size_px=32))
     scenes = learner.batch(0)
     with torch.no_grad():
-        picture, patches = (float(loss) for loss in learner._losses(0, scenes))
+        picture, patches = (float(loss) for loss in learner._shards[0].losses(scenes, None))
         features = build(TINY).eval().forward_features(normalized(np.stack([scene.pixels for scene in scenes])))
         logits = build(TINY).get_classifier()(features)
     truth = torch.from_numpy(shown(scenes)).double()
@@ -143,6 +156,18 @@ def entropy(logits: torch.Tensor, truth: torch.Tensor) -> float:
     return float(-(truth * says.log() + (1 - truth) * (1 - says).log()).sum(dim=-1).mean())
 
 
+def test_shards_learn_what_one_thread_learns() -> None:
+    """The gradient of the halves, averaged, is that of all scenes: so are the weights after some steps."""
+    recipe = replace(TINY, learning_rate=1e-3, steps=50)
+    learners = [Learner(replace(recipe, shards=shards), Composer("held-out", size_px=32)) for shards in (1, 2)]
+    for number in range(4):
+        for learner in learners:
+            learner.step(number, learner.batch(number))
+    start = torch.nn.utils.parameters_to_vector(build(recipe).parameters())
+    one, two = (torch.nn.utils.parameters_to_vector(learner.model.parameters()) - start for learner in learners)
+    assert torch.nn.functional.cosine_similarity(one, two, dim=0) > 0.97
+
+
 def test_kept_patches_are_those_that_were_chosen() -> None:
     tokens = torch.arange(10.0).reshape(1, 5, 2)
     keep = KeptPatches()
@@ -153,13 +178,12 @@ def test_kept_patches_are_those_that_were_chosen() -> None:
 
 def test_patches_are_dropped_anew_each_step_and_not_at_the_end() -> None:
     learner = Learner(replace(TINY, patch_dropout=0.5), Composer("held-out", size_px=32))
-    chosen = [learner._choose(number) for number in (0, 0, 1)]
+    chosen = [learner.kept(number) for number in (0, 0, 1)]
     assert chosen[0] is not None
     assert chosen[0].shape == (4, 8)
     assert torch.equal(chosen[0], chosen[1])
     assert not torch.equal(chosen[0], chosen[2])
-    learner.step(5, learner.batch(5))
-    assert learner._kept.kept is None
+    assert learner.kept(5) is None
 
 
 def test_a_patch_shows_the_thing_in_whose_box_it_lies() -> None:
