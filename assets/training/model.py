@@ -78,9 +78,9 @@ class Recipe:
         rests = (self.size_px % self.patch_px, self.width % self.heads, self.batch % self.shards)
         if self.steps < 1 or self.batch < 1 or any(rests):
             raise InputError(
-                f"A recipe of {self.steps} steps with {self.batch} scenes in {self.shards} shards, {self.size_px} px in "
-                f"patches of {self.patch_px} px and width {self.width} in {self.heads} heads cannot be trained. Steps "
-                "and scenes are 1 or more, and the divisions leave no rest. Change the recipe."
+                f"A recipe of {self.steps} steps with {self.batch} scenes in {self.shards} shards, {self.size_px} px"
+                f" in patches of {self.patch_px} px and width {self.width} in {self.heads} heads cannot be trained. "
+                "Steps and scenes are 1 or more, and the divisions leave no rest. Change the recipe."
             )
 
     def rate(self, step: int) -> float:
