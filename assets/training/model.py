@@ -76,11 +76,12 @@ class Recipe:
 
     def __post_init__(self) -> None:
         rests = (self.size_px % self.patch_px, self.width % self.heads, self.batch % self.shards)
-        if self.steps < 1 or self.batch < 1 or any(rests):
+        if self.steps < 1 or self.batch < 1 or any(rests) or not 0 <= self.patch_dropout < 1:
             raise InputError(
-                f"A recipe of {self.steps} steps with {self.batch} scenes in {self.shards} shards, {self.size_px} px"
-                f" in patches of {self.patch_px} px and width {self.width} in {self.heads} heads cannot be trained. "
-                "Steps and scenes are 1 or more, and the divisions leave no rest. Change the recipe."
+                f"A recipe of {self.steps} steps with {self.batch} scenes in {self.shards} shards, {self.size_px} px "
+                f"in patches of {self.patch_px} px ({self.patch_dropout} dropped) and width {self.width} in {self.heads} "
+                "heads cannot be trained. Steps and scenes are 1 or more, divisions leave no rest, and some patches "
+                "stay. Change the recipe."
             )
 
     def rate(self, step: int) -> float:

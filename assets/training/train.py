@@ -155,11 +155,17 @@ def main() -> int:
     parser.add_argument("--out", type=Path, required=True, metavar="DIR")
     parser.add_argument("--steps", type=int, default=plain.steps, help=f"of {plain.batch} scenes")
     parser.add_argument("--seed", type=int, default=plain.seed)
+    parser.add_argument("--patch-dropout", type=float, default=plain.patch_dropout, help="share of patches left out")
     parser.add_argument("--token-labels", type=float, default=plain.token_labels, help="0: only pictures are asked")
     options = parser.parse_args()
     warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)
     try:
-        recipe = Recipe(steps=options.steps, seed=options.seed, token_labels=options.token_labels)
+        recipe = Recipe(
+            steps=options.steps,
+            seed=options.seed,
+            patch_dropout=options.patch_dropout,
+            token_labels=options.token_labels,
+        )
         print(train(recipe, options.out))
     except MmattnError as problem:
         print(f"error: {problem}", file=sys.stderr)
