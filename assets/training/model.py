@@ -79,9 +79,9 @@ class Recipe:
         if self.steps < 1 or self.batch < 1 or any(rests) or not 0 <= self.patch_dropout < 1:
             raise InputError(
                 f"A recipe of {self.steps} steps with {self.batch} scenes in {self.shards} shards, {self.size_px} px "
-                f"in patches of {self.patch_px} px ({self.patch_dropout} dropped) and width {self.width} in {self.heads} "
-                "heads cannot be trained. Steps and scenes are 1 or more, divisions leave no rest, and some patches "
-                "stay. Change the recipe."
+                f"in patches of {self.patch_px} px ({self.patch_dropout} dropped) and width {self.width} in "
+                f"{self.heads} heads cannot be trained. Steps and scenes are 1 or more, divisions leave no rest, and "
+                "some patches stay. Change the recipe."
             )
 
     def rate(self, step: int) -> float:
