@@ -142,7 +142,7 @@ class Grids:
             cell=[extent * f for extent, f in zip(grid.cell, factor, strict=True)],
             origin=[start + extent * by for start, extent, by in zip(grid.origin, grid.cell, shift, strict=True)],
         )
-        if made != number:
+        if made > number:  # an older grid was there first
             self._made_of.setdefault(made, number)
         return made
 
@@ -171,11 +171,14 @@ class Grids:
     def resampled(self, number: int, shape: Sequence[int]) -> int:
         """Return the grid of another number of cells over the same extent."""
         grid = self.known[number]
-        return self.number(
+        made = self.number(
             shape=shape,
             cell=[extent * old / new for extent, old, new in zip(grid.cell, grid.shape, shape, strict=True)],
             origin=grid.origin,
         )
+        if made > number:  # an older grid was there first
+            self._made_of.setdefault(made, number)
+        return made
 
     def whole(self, ids: Int[Tensor, "map *any"]) -> int | None:
         """Return the grid that every map is, cell by cell in order; None if they are something else."""

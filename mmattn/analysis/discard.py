@@ -19,7 +19,8 @@ def discard_threshold(layer: AttentionLayer, *, heads: str, ratio: float) -> flo
     """Return the largest of the `ratio` smallest fused weights (those up to it are dropped), or None for ratio 0.
 
     The fused matrix counts as dense: `int(ratio * queries * keys)` weights are dropped, pairs that
-    stand in no block being the first (they are 0 anyway).
+    stand in no block being the first (they are 0 anyway). Weights that are equal are dropped together
+    or kept together: where only some of them would go, none does.
     """
     total = len(layer.query_axis) * len(layer.key_axis)
     drop = int(total * ratio)
@@ -38,8 +39,11 @@ def discard_threshold(layer: AttentionLayer, *, heads: str, ratio: float) -> flo
     for bits in _bits(layer, heads):
         inside = bits[(bits >> _HALF) == bucket]
         lower += torch.bincount(inside & ((1 << _HALF) - 1), minlength=1 << _HALF).cpu()
-    low, _ = _bucket(lower, drop - before)
-    return float(torch.tensor((bucket << _HALF) | low, dtype=torch.int32).view(torch.float32))
+    low, below = _bucket(lower, drop - before)
+    largest = (bucket << _HALF) | low
+    if below + int(lower[low]) > drop - before and largest:
+        largest -= 1  # the next smaller float
+    return float(torch.tensor(largest, dtype=torch.int32).view(torch.float32))
 
 
 def _bits(layer: AttentionLayer, heads: str) -> Iterator[Tensor]:

@@ -336,9 +336,9 @@ def test_any_stack_of_stages_equals_its_whole_matrices(seed, fusion, discard, re
         matrix = {"mean": weights.mean(0), "max": weights.amax(0), "min": weights.amin(0)}[fusion].double()
         drop = int(matrix.numel() * discard)
         if drop:
-            flat = matrix.flatten().clone()
-            flat[flat.topk(drop, largest=False).indices] = 0
-            matrix = flat.view_as(matrix)
+            floor = matrix.flatten().sort().values[drop - 1]
+            tied = int((matrix <= floor).sum()) > drop  # equal weights go together or stay together
+            matrix = torch.where(matrix < floor if tied else matrix <= floor, 0.0, matrix)
         beside = residual * spread(query, carrier, carrier.rows // query.rows)
         joined = beside + (1 - residual) * matrix @ spread(key, carrier, carrier.rows // key.rows)
         if drop or fusion != "mean":

@@ -261,3 +261,13 @@ def test_the_stream_beside_a_block_says_where_the_sum_lies() -> None:
             lambda x, sum_of=sum_of: sequence(sum_of(F.conv2d(F.pad(x, (1, 0, 1, 0)), torch.ones(4, 4, 2, 2)), x))
         )
         assert found == [(row + 0.5, col + 0.5) for row in range(8) for col in range(8)]
+
+
+def test_attention_on_a_coarser_map_does_not_move_the_stream_beside_it() -> None:
+    """EfficientFormerV2 attends at half the size and scales up again: the stream stays where it was."""
+
+    def body(x: Tensor) -> Tensor:
+        coarse = F.conv2d(x, torch.ones(4, 4, 3, 3), stride=2, padding=1)
+        return sequence(F.interpolate(coarse, scale_factor=2, mode="bilinear") + x)
+
+    assert places(body) == [(row + 0.5, col + 0.5) for row in range(8) for col in range(8)]
