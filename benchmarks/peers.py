@@ -15,10 +15,11 @@ from torch import Tensor, nn
 Image = Float[Tensor, "sample channel row col"]
 
 
-def vision_transformer(name: str, *, size_px: int, device: str) -> nn.Module:
-    """Return a timm model with random weights, always the same ones."""
+def vision_transformer(name: str, *, size_px: int, device: str, num_classes: int | None = None) -> nn.Module:
+    """Return a timm model with random weights, always the same ones; with so many classes, where that is said."""
     torch.manual_seed(0)
-    model: nn.Module = timm.create_model(name, img_size=size_px)
+    given = {} if num_classes is None else {"num_classes": num_classes}
+    model: nn.Module = timm.create_model(name, img_size=size_px, **given)
     return model.eval().to(device)
 
 
@@ -69,6 +70,27 @@ def whole_rollout(maps: Sequence[Float[Tensor, "sample head query key"]]) -> Flo
             fused = attention.mean(dim=1)
             result = torch.matmul((fused + identity) / 2, result)
     return result[0, 0, 1:]
+
+
+class AllMapsAndGradients(AllMaps):
+    """All attention maps with their gradients, kept by hooks, as in Chefer et al.'s Transformer-MM-Explainability."""
+
+    def explain(self, image: Image, *, target: int) -> list[tuple[Tensor, Tensor]]:
+        """Return the maps and the gradients of a class's logit."""
+        self.maps = []
+        score = self.model(image)[0, target]
+        gradients = torch.autograd.grad(score, self.maps)
+        found, self.maps = [one.detach() for one in self.maps], []
+        return list(zip(found, gradients, strict=True))
+
+
+def whole_chefer(pairs: Sequence[tuple[Tensor, Tensor]]) -> Float[Tensor, " patch"]:
+    """Return the class token's row of R as their `generate_relevance` computes it."""
+    result = torch.eye(pairs[0][0].shape[-1], device=pairs[0][0].device)
+    for attention, gradient in pairs:
+        raised = (gradient[0] * attention[0]).clamp(min=0).mean(dim=0)
+        result = result + torch.matmul(raised, result)
+    return result[0, 1:]
 
 
 def transformers_vit(*, size_px: int, patch_px: int, eager: bool, device: str) -> nn.Module:

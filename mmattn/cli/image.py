@@ -36,6 +36,10 @@ from mmattn.errors import InputError, PlaceError
 if TYPE_CHECKING:
     from mmattn.cli.session import Model as OpenModel
 
+METHOD_HELP = (
+    "look: one layer as it is; rollout: all layers; chefer, grad_rollout, attention_x_gradient: toward a class."
+)
+TARGET_HELP = "For the last three: a class by index or name; the model's top class by default."
 LAYER_HELP = "A number (negative: from the end) or a module path; the last layer by default."
 HEAD_HELP = "A number, mean, max or min; the mean by default."
 QUERY_HELP = "Who asks: cls, mean, a token, a point x,y or a box x0,y0,x1,y1 in pixels of the picture."
@@ -51,7 +55,8 @@ def command(
         typer.Option("--out", "-o", metavar="OUT", help="A file (.png .jpg .webp .svg .pdf .html), or a folder."),
     ] = None,
     model: Model = DEFAULT_MODEL,
-    method: Annotated[Method, typer.Option("--method", help="One layer as it is, or all layers.")] = Method.look,
+    method: Annotated[Method, typer.Option("--method", help=METHOD_HELP)] = Method.look,
+    target: Annotated[str | None, typer.Option("--target", "-t", metavar="CLASS", help=TARGET_HELP)] = None,
     layer: Annotated[str | None, typer.Option("--layer", metavar="LAYER", help=LAYER_HELP)] = None,
     head: Annotated[str | None, typer.Option("--head", metavar="HEAD", help=HEAD_HELP)] = None,
     query: Annotated[str | None, typer.Option("--query", "-q", metavar="QUERY", help=QUERY_HELP)] = None,
@@ -70,6 +75,7 @@ def command(
     """Draw what a vision model looked at on each photo."""
     asked = Asked(
         method=method,
+        target=number_or_name(target),
         stream=stream,
         layer=number_or_name(layer),
         head=read_head(head),
@@ -158,12 +164,10 @@ def _draw_one(
     from mmattn.readers import read_photo
 
     maps = session.attend_to(read_photo(path), model=model, asked=asked)
-    record = None
-    if wants_record:
-        record = image_record(session.relevance_of(maps, asked=asked), model=model.name, source=str(path))
+    read = session.relevance_of(maps, asked=asked) if wants_record or not asked.head_grid else None
     if output is not None:
-        session.drawing_of(maps, asked=asked).save(output)
-    return record
+        session.drawing_of(maps, asked=asked, read=read).save(output)
+    return image_record(read, model=model.name, source=str(path)) if wants_record and read is not None else None
 
 
 def _report(failed: Sequence[InputError | PlaceError], *, count: int) -> None:

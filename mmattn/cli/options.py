@@ -33,6 +33,19 @@ class Method(StrEnum):
 
     look = "look"
     rollout = "rollout"
+    chefer = "chefer"
+    grad_rollout = "grad_rollout"
+    attention_x_gradient = "attention_x_gradient"
+
+    @property
+    def has_target(self) -> bool:
+        """Whether it reads toward a class."""
+        return self not in (Method.look, Method.rollout)
+
+    @property
+    def reads_one_layer(self) -> bool:
+        """Whether `--layer` means something to it."""
+        return self in (Method.look, Method.attention_x_gradient)
 
 
 class Format(StrEnum):
@@ -65,9 +78,11 @@ class Asked:
     Parameters
     ----------
     method
-        `look`: one layer as it is; `rollout`: through all layers.
+        `look`: one layer as it is; `rollout`: through all layers; the others toward a target.
+    target
+        A class by index or name, for the methods that read toward one; None: the top class.
     stream, layer, head, query
-        As for `mmattn.look` and `mmattn.rollout`; None for their defaults. With rollout, `head`
+        As for `mmattn.look`, `mmattn.rollout` and `mmattn.relevance`; None for their defaults. With rollout, `head`
         says how heads are fused.
     size_px, keep_aspect
         How the picture reaches the model; None and False: as the model was trained.
@@ -79,6 +94,7 @@ class Asked:
     """
 
     method: Method = Method.look
+    target: int | str | None = None
     stream: str | None = None
     layer: int | str | None = None
     head: int | str | None = None
@@ -89,18 +105,28 @@ class Asked:
     smooth: bool = True
 
     def __post_init__(self) -> None:
-        if self.method == Method.rollout and self.layer is not None:
+        if not self.method.reads_one_layer and self.layer is not None:
             raise InputError(
-                f"--layer {self.layer} and --method rollout do not go together: a rollout passes all layers. "
+                f"--layer {self.layer} and --method {self.method} do not go together: it passes all layers. "
                 "One layer is what --method look shows. Leave one of the two out."
+            )
+        if self.target is not None and not self.method.has_target:
+            raise InputError(
+                f"--target {self.target} and --method {self.method} do not go together: attention alone knows no "
+                "target. Pass --method chefer (or grad_rollout, attention_x_gradient), or leave --target out."
+            )
+        if self.head is not None and self.method.has_target:
+            raise InputError(
+                f"--head {self.head} and --method {self.method} do not go together: each head counts by its own "
+                "gradient. Leave --head out, or pass --method look."
             )
         if self.method == Method.rollout and isinstance(self.head, int):
             raise InputError(
                 f"--head {self.head} and --method rollout do not go together: a rollout fuses heads by mean, max or "
                 "min. Pass --head max, or --method look for a single head."
             )
-        if self.head_grid and (self.method == Method.rollout or self.head is not None):
-            given = "--method rollout" if self.method == Method.rollout else f"--head {self.head}"
+        if self.head_grid and (self.method != Method.look or self.head is not None):
+            given = f"--method {self.method}" if self.method != Method.look else f"--head {self.head}"
             raise InputError(
                 f"--head-grid and {given} do not go together: the grid shows every head as it is. "
                 "Leave one of the two out."

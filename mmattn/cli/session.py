@@ -59,16 +59,26 @@ def relevance_of(maps: AttentionMaps, *, asked: Asked) -> Relevance:
         fusion = "mean" if asked.head is None else str(asked.head)
         rolled: Relevance = api.rollout(maps, stream=asked.stream, query=asked.query, head_fusion=fusion)
         return rolled
+    if asked.method.has_target:
+        aimed: Relevance = api.relevance(
+            maps,
+            method=asked.method.value,
+            target=asked.target,
+            stream=asked.stream,
+            query=asked.query,
+            layer=asked.layer,
+        )
+        return aimed
     layer = -1 if asked.layer is None else asked.layer
     head = None if asked.head == "mean" else asked.head
     found: Relevance = api.look(maps, stream=asked.stream, layer=layer, head=head, query=asked.query)
     return found
 
 
-def drawing_of(maps: AttentionMaps, *, asked: Asked) -> Drawing:
-    """Return the overlay, or the sheet of heads, that was asked for."""
+def drawing_of(maps: AttentionMaps, *, asked: Asked, read: Relevance | None = None) -> Drawing:
+    """Return the overlay (of what was read already, if it was), or the sheet of heads, that was asked for."""
     if not asked.head_grid:
-        return api.overlay(relevance_of(maps, asked=asked), smooth=asked.smooth)
+        return api.overlay(relevance_of(maps, asked=asked) if read is None else read, smooth=asked.smooth)
     layers = None if asked.layer is None else [_index(maps, asked)]
     return api.head_grid(maps, stream=asked.stream, query=asked.query, layers=layers)
 

@@ -48,6 +48,22 @@ def test_json_alone_is_on_standard_output_and_has_the_agreed_keys(mmattn, tiny, 
     assert (tmp_path / "seen.png").exists()
 
 
+@pytest.mark.parametrize("method", ["chefer", "grad_rollout", "attention_x_gradient"])
+def test_methods_toward_a_target_name_it(mmattn, tiny, photo, tmp_path, method):
+    out = tmp_path / "toward.svg"
+    ran = mmattn("image", photo, "--model", tiny, "--json", "-", "-o", out, "--method", method, "--target", "7")
+    (record,) = json.loads(ran.out)
+    assert (record["method"], record["target"], record["query"]) == (method, "class 7", "class token")
+    maps = library.attend(tiny, image=photo)
+    seen = library.relevance(maps, method=method, target=7)
+    assert np.array(record["values"]).flat[20] == pytest.approx(float(seen.values[0, 21]), rel=1e-4)
+    ran = mmattn("image", photo, "--model", tiny, "--json", "-", "-o", out, "--method", method)
+    (record,) = json.loads(ran.out)
+    assert record["target"] == library.relevance(maps, method=method).target  # the top class
+    assert library.overlay(seen).title == "toward class 7"
+    assert f"{method} toward class 7" in library.overlay(seen).caption
+
+
 def test_json_puts_every_value_at_its_box(mmattn, tiny, photo, tmp_path):
     file = tmp_path / "seen.json"
     assert mmattn("image", photo, "--model", tiny, "--json", file).code == 0
