@@ -44,7 +44,7 @@ def relevance(
     maps
         As `mmattn.attend` gave them, all samples of a batch together. The input runs once more, forward and
         backward: about three times the time of the model alone, and what torch keeps for a backward pass in
-        memory, linear in tokens (weights are never kept, of any layer).
+        memory (less where parameters are frozen), linear in tokens: of a fused model no weights are kept.
     method
         `"chefer"`, `"grad_rollout"` or `"attention_x_gradient"`.
     target
