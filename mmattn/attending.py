@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from mmattn.errors import InputError, ModelError, NotFoundError
 from mmattn.interception import Recording, capture
-from mmattn.interception.protocol import Adapter, LeavesOut, MediaGiven, Prepared
+from mmattn.interception.protocol import Adapter, LeavesOut, MediaGiven, NamesClasses, Prepared
 from mmattn.plugins import claiming, unwrap
 from mmattn.readers import read_photo
 from mmattn.schema.maps import AttentionMaps, keep_weakly
@@ -88,6 +88,7 @@ def run_and_join(
         ),
         default_stream=adapter.default_stream,
         readout=prepared.readout,
+        labels=adapter.labels(inner) if isinstance(adapter, NamesClasses) else None,
         left_out=left_out,
         rerun=prepared.run,
         adapter=adapter,

@@ -31,7 +31,7 @@ from ..pixels import Geometry, Size
 from .layouts import PictureFacts, left_out, picture_layers
 from .pictures import CallModel, bring, checked_options, class_score, phrase, runner
 from .transformers_input import TransformersOptions, native_size, photo_tensor, vision_setting
-from .transformers_open import families, is_picture_model, open_model, opens_config, takes
+from .transformers_open import families, is_picture_model, labels_of, open_model, opens_config, takes
 from .transformers_patches import images_of, is_cut, patches_of
 
 __all__ = ["TransformersOptions", "TransformersVit", "adapter"]
@@ -140,6 +140,10 @@ class TransformersVit:
 
         """
         return class_score(self.logits(output), target)
+
+    def labels(self, model: nn.Module) -> tuple[str, ...] | None:
+        """Return the names of a classifier's classes, from its config; see `protocol.NamesClasses`."""
+        return labels_of(model)
 
     def logits(self, output: Any) -> Float[Tensor, "sample cls"]:
         """Return the class logits; see `protocol.Classifies`."""

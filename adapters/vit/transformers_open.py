@@ -116,7 +116,9 @@ def open_model(name: str, *, weights: Path | None) -> Opened:
             raise
         except Exception as from_hub:
             raise _not_on_hub(where, from_hub) from from_hub
-    return Opened(model=model, processor=processor, labels=_labels(model), weights=name.rstrip("/").rsplit("/", 1)[-1])
+    return Opened(
+        model=model, processor=processor, labels=labels_of(model), weights=name.rstrip("/").rsplit("/", 1)[-1]
+    )
 
 
 def families() -> Iterable[ModelFamily]:
@@ -189,10 +191,13 @@ def _of_video(config: Any) -> bool:
     return any(getattr(config, name, None) for name in _VIDEO)
 
 
-def _labels(model: nn.Module) -> tuple[str, ...] | None:
+def labels_of(model: nn.Module) -> tuple[str, ...] | None:
+    """Return the names of a classifier's classes, or None where nobody gave them any."""
     config: Any = model.config
-    labels = getattr(config, "id2label", None) if "Classification" in type(model).__name__ else None
-    return None if not labels else tuple(str(labels[index]) for index in sorted(labels))
+    given = getattr(config, "id2label", None) if "Classification" in type(model).__name__ else None
+    labels = tuple(str(given[index]) for index in sorted(given)) if given else ()
+    unnamed = all(label == f"LABEL_{index}" for index, label in enumerate(labels))  # what configs are born with
+    return None if unnamed else labels
 
 
 def _unreadable(where: str, problem: Exception) -> InputError:

@@ -157,6 +157,15 @@ class Classifies(Protocol):
 
 
 @runtime_checkable
+class NamesClasses(Protocol):
+    """What an adapter may have beside `Adapter` where models carry the names of their classes."""
+
+    def labels(self, model: nn.Module) -> tuple[str, ...] | None:
+        """Return class names by index, or None where the model has none."""
+        ...
+
+
+@runtime_checkable
 class TakesSizes(Protocol):
     """What an adapter of pictures may have beside `Adapter`: options from the sizes that a command line names."""
 

@@ -7,6 +7,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+# Largest difference as a share of the largest value: float32 against float64.
+CLOSE = 1e-5
+
+
+def close(found: Tensor, expected: Tensor) -> bool:
+    """Whether values are those of the reference."""
+    return float((found.double() - expected).abs().max() / expected.abs().max()) < CLOSE
+
 
 class _Retaining(TorchFunctionMode):
     def __init__(self) -> None:
