@@ -6,9 +6,9 @@ Rollout of Abnar & Zuidema (2020), weighted by gradients as in Gildenblat's `vit
 
 Where we depart: D brings each row of C to one, so that the residual stream and attention are weighed
 against each other as in rollout, whatever the size of the gradient, which depends on nothing but the scale
-of the logits. `vit-explain` adds I to C as it is and divides columns by row sums. On our composed scenes
-normalized rows find more (`benchmarks/`). A row in which nothing raised the score passes nothing on through
-attention; that share is in `outside`. The result is therefore a share, as rollout's is.
+of the logits. `vit-explain` adds I to C as it is and divides columns by row sums. A row in which nothing
+raised the score passes nothing on through attention; that share is in `outside`. The result is therefore a
+share, as rollout's is.
 """
 
 from dataclasses import replace
