@@ -147,6 +147,7 @@ def save_weights(state: Mapping[str, Tensor], path: Path, *, recipe: Recipe, ste
     }
     beside = path.with_name(f".{path.name}.part")
     save_file({name: value.to(torch.float16).contiguous() for name, value in state.items()}, beside, metadata=told)
+    beside.chmod(0o644)  # safetensors makes a file that only its owner can read
     beside.replace(path)
 
 
