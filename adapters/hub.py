@@ -1,10 +1,16 @@
 """The Hugging Face hub, asked shortly: at once an error where it cannot be reached, and no bars of its own."""
 
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeVar
 from urllib.parse import urlsplit
 from urllib.request import getproxies
+
+from mmattn.errors import MmattnError
+
+_Loaded = TypeVar("_Loaded")
 
 
 def check_reachable() -> None:
@@ -20,6 +26,43 @@ def check_reachable() -> None:
     host = urlsplit(constants.ENDPOINT).hostname
     if host and not getproxies():
         socket.getaddrinfo(host, 443)  # socket.gaierror is an OSError
+
+
+def local_or_hub(
+    where: str,
+    load: Callable[[str, bool], _Loaded],
+    *,
+    unreadable: Callable[[str, Exception], MmattnError],
+    unreachable: Callable[[str, Exception], MmattnError],
+) -> _Loaded:
+    """Return what `load(where, local)` gives: from this machine, else from the hub.
+
+    Parameters
+    ----------
+    unreadable
+        Makes the error for a folder that is there and cannot be opened.
+    unreachable
+        Makes the error for a name that is no folder and that the hub does not give.
+
+    Raises
+    ------
+    MmattnError
+        One of these two, or what `load` itself says.
+    """
+    try:
+        return load(where, True)
+    except MmattnError:
+        raise
+    except Exception as problem:  # files from outside: their readers raise nearly anything
+        if Path(where).exists():
+            raise unreadable(where, problem) from problem
+    try:
+        check_reachable()
+        return load(where, False)
+    except MmattnError:
+        raise
+    except Exception as problem:
+        raise unreachable(where, problem) from problem
 
 
 @contextmanager

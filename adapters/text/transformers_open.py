@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from mmattn.errors import DownloadError, InputError, MmattnError, ModelError
+from mmattn.errors import DownloadError, InputError, ModelError
 from mmattn.interception.protocol import Opened
 
-from ..hub import check_reachable, no_bar, said
+from ..hub import local_or_hub, no_bar, said
 
 # model_type in config.json; each is held by a test against the library's own eager weights.
 FAMILIES = ("albert", "bert", "camembert", "distilbert", "electra", "mpnet", "roberta", "xlm-roberta")
@@ -38,20 +38,7 @@ def open_model(name: str, *, weights: Path | None) -> Opened:
     where = str(
         weights if weights is not None else Path(name).expanduser() if Path(name).expanduser().exists() else name
     )
-    try:
-        model, tokenizer = _load(where, local=True)
-    except MmattnError:
-        raise
-    except Exception as problem:  # files from outside: their readers raise nearly anything
-        if Path(where).exists():
-            raise _unreadable(where, problem) from problem
-        try:
-            check_reachable()
-            model, tokenizer = _load(where, local=False)
-        except MmattnError:
-            raise
-        except Exception as from_hub:
-            raise _not_on_hub(where, from_hub) from from_hub
+    model, tokenizer = local_or_hub(where, _load, unreadable=_unreadable, unreachable=_not_on_hub)
     labels = getattr(model.config, "id2label", None) if "Classification" in type(model).__name__ else None
     return Opened(
         model=model,
@@ -61,7 +48,7 @@ def open_model(name: str, *, weights: Path | None) -> Opened:
     )
 
 
-def _load(where: str, *, local: bool) -> tuple[Any, Any]:
+def _load(where: str, local: bool) -> tuple[Any, Any]:
     """Load the class that the config names, in float32, and its tokenizer; weights must all be there."""
     import transformers
 

@@ -83,17 +83,17 @@ def contracted(left: Ids, left_labels: str, right: Ids, right_labels: str, out: 
         found = _attention(weights, value, summed, report) if len(summed) == 1 else None
         if found is not None:
             query, number = found
-            outcome = Story(events=frozenset({number}), merged=story.merged)
+            outcome = Story(events=frozenset({number}))
             return make(_placed(query, weights.labels, out).to(torch.float64).expand(shape), outcome)
     kept = [ids for side in (one, two) for ids in _unchanged(side, summed, out)]
     if not kept:
         nothing = torch.full((), float(NOTHING), dtype=torch.float64).expand(shape)
-        return make(nothing, Story(events=story.events, merged=story.merged))
+        return make(nothing, Story(events=story.events))
     if len(kept) > 1 and bool((kept[0] == kept[1]).all()):
         kept = kept[:1]  # a token by itself: a scaling, not a logit
     paired = packed(kept[0], kept[1] if len(kept) > 1 else 0)
     softmax = story.softmax and len(kept) > 1
-    return make(paired.expand(shape), Story(events=story.events, softmax=softmax, merged=story.merged))
+    return make(paired.expand(shape), Story(events=story.events, softmax=softmax))
 
 
 def _unchanged(side: _Labeled, summed: Sequence[str], out: str) -> list[Int[Tensor, "..."]]:
@@ -211,5 +211,5 @@ def attended(
     if masked is not None:
         masked = masked.cpu().expand(*lead, q.shape[-1], k.shape[-1])
     number = report(Seen(query=q, key=k, forbidden=masked))
-    story = Story(events=frozenset({number}), merged=told([query, key]).merged)
+    story = Story(events=frozenset({number}))
     return make(q.to(torch.float64)[..., None].expand(*q.shape, value_width), story)

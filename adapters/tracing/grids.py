@@ -71,13 +71,7 @@ class Grids:
         self.known: list[Grid] = []
         self._next = 2
         self._found: dict[tuple[object, ...], int] = {}
-        self._steps = 0
         self._made_of: dict[int, int] = {}
-
-    def step(self) -> int:
-        """Return a new number for a step that merges tokens."""
-        self._steps += 1
-        return self._steps
 
     def number(
         self,

@@ -6,7 +6,7 @@ says that a mask forbids the pair.
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -26,18 +26,11 @@ class Story:
         Attentions whose output it is made of, until a residual is added.
     softmax
         Whether it went through a softmax.
-    merged
-        Serial number of the last step that merged tokens on its way.
 
     """
 
     events: frozenset[int] = field(default_factory=frozenset)
     softmax: bool = False
-    merged: int = 0
-
-    def after(self, step: int) -> "Story":
-        """Return the story after a step that merged tokens."""
-        return replace(self, merged=step)
 
 
 class Ids(Tensor):
@@ -88,7 +81,6 @@ def told(tensors: Iterable[Any]) -> Story:
     return Story(
         events=frozenset().union(*(story.events for story in stories)),
         softmax=any(story.softmax for story in stories),
-        merged=max((story.merged for story in stories), default=0),
     )
 
 

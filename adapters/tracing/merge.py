@@ -27,15 +27,15 @@ def merged(ids: Ids, dims: Sequence[int], *, grids: Grids) -> Ids:
     small = thin(values)
     kept = [dim for dim in range(small.dim()) if dim not in dims]
     flat = first(small).permute(*kept, *dims).flatten(len(kept))
-    out, is_new = _merge(flat.reshape(-1, flat.shape[-1]), grids)
+    out = _merge(flat.reshape(-1, flat.shape[-1]), grids)
     shape = [1 if dim in dims else small.shape[dim] for dim in range(small.dim())]
     full = [1 if dim in dims else values.shape[dim] for dim in range(values.dim())]
     result = out.reshape(shape).to(torch.float64).expand(full)
-    return make(result, ids.story.after(grids.step()) if is_new else ids.story)
+    return make(result, ids.story)
 
 
-def _merge(sets: Int[Tensor, "set part"], grids: Grids) -> tuple[Int[Tensor, " set"], bool]:
-    """Return the token that each set of tokens becomes; whether any is a new one."""
+def _merge(sets: Int[Tensor, "set part"], grids: Grids) -> Int[Tensor, " set"]:
+    """Return the token that each set of tokens becomes."""
     low = torch.where(sets > 0, sets, _LARGE).amin(1)
     high = sets.amax(1)
     out = torch.where(high > 0, MIXED, NOTHING)
@@ -45,7 +45,7 @@ def _merge(sets: Int[Tensor, "set part"], grids: Grids) -> tuple[Int[Tensor, " s
     out = torch.where(same, high, out)
     todo = torch.nonzero((high > 0) & ~same).flatten()
     if not len(todo):
-        return out, False
+        return out
     numbers, sample, index = grids.decode(sets[todo])
     real = numbers >= 0
     only = torch.where(real, numbers, -1).amax(1)
@@ -55,7 +55,7 @@ def _merge(sets: Int[Tensor, "set part"], grids: Grids) -> tuple[Int[Tensor, " s
         if grids.known[number].kind == "cells":
             here = unmixed & (only == number)
             out[todo[here]] = _blocks(number, sample[here], index[here], real[here], grids)
-    return out, True
+    return out
 
 
 def _blocks(

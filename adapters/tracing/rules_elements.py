@@ -15,7 +15,7 @@ from .state import Rule, State, bare, given, of_picture, tensors_in
 
 def _softmax(state: State, *args: Any, **kwargs: Any) -> Ids:
     ids = of_picture(args, kwargs)
-    return make(plain(ids), Story(events=ids.story.events, softmax=True, merged=ids.story.merged))
+    return make(plain(ids), Story(events=ids.story.events, softmax=True))
 
 
 def _binary(state: State, *args: Any, **kwargs: Any) -> Ids:
@@ -41,10 +41,9 @@ def _add(state: State, *args: Any, **kwargs: Any) -> Ids:
         return out if mask is None or not is_pair(out) else make(forbid(plain(out), mask), out.story)
     resolved = left.story.events ^ right.story.events
     for event in resolved:
-        ours, theirs = (left, right) if event in left.story.events else (right, left)
-        state.residual(event, ours, theirs)
+        state.residual(event)
     story = told([left, right])
-    return make(plain(out), Story(events=story.events - resolved, softmax=story.softmax, merged=story.merged))
+    return make(plain(out), Story(events=story.events - resolved, softmax=story.softmax))
 
 
 def _masked_fill(state: State, *args: Any, **kwargs: Any) -> Ids:

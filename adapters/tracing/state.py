@@ -28,7 +28,7 @@ class State:
     attention
         Is told every attention and the story of its query; returns its number.
     residual
-        Is told `(event, its output, the other)` where an attention's output is added to something.
+        Is told the event whose output is added to something.
     folded
         Is told the events whose output is summed over overlapping neighbourhoods.
 
@@ -37,7 +37,7 @@ class State:
     grids: Grids
     roles: Mapping[int, str]
     attention: Callable[[Seen, Story], int]
-    residual: Callable[[int, Ids, Ids], None]
+    residual: Callable[[int], None]
     folded: Callable[[frozenset[int]], None]
     named: dict[int, tuple["weakref.ref[Tensor]", str]] = field(default_factory=dict)
     lost: dict[str, int] = field(default_factory=dict)

@@ -79,16 +79,16 @@ def strided(ids: Ids, kernel: Kernel, *, lengths: Sequence[int], grids: Grids) -
         return make(_picked(plain(ids), kernel, lengths), ids.story)
     # A cell begins half a stride before the middle of its window.
     shift = [middle + 0.5 - s / 2 for middle, s in zip(kernel.middles, kernel.stride, strict=True)]
-    story = ids.story.after(grids.step())
     small = thin(plain(ids)).clone()
     lead = small.shape[: small.dim() - len(lengths)]
     maps = first(small.expand(*lead, *ids.shape[len(lead) :]).reshape(-1, *ids.shape[len(lead) :]))
     number = grids.whole(maps)
     if number is None:
         cells = _parts(maps, kernel, lengths, shift=shift, grids=grids)
-        return make(cells.reshape(*lead, *lengths).to(torch.float64).expand(*ids.shape[: len(lead)], *lengths), story)
+        cells = cells.reshape(*lead, *lengths).expand(*ids.shape[: len(lead)], *lengths)
+        return make(cells, ids.story)
     target = grids.coarse(number, kernel.stride, shift=shift, shape=lengths)
-    return _map_of(target, maps, lead=lead, shape=(*ids.shape[: len(lead)], *lengths), story=story, grids=grids)
+    return _map_of(target, maps, lead=lead, shape=(*ids.shape[: len(lead)], *lengths), story=ids.story, grids=grids)
 
 
 def _parts(
@@ -202,18 +202,17 @@ def resized(
             values = values.unflatten(-dims, (b, a // b))  # type: ignore[no-untyped-call]
             values = values.movedim(-dims, 0).movedim(-dims, -1)
         blocks = plain(merged(make(values, ids.story), list(range(dims)), grids=grids))
-        return make(blocks.flatten(0, dims - 1)[0], ids.story.after(grids.step()))
+        return make(blocks.flatten(0, dims - 1)[0], ids.story)
     maps = first(values.reshape(-1, *old))
     number = grids.whole(maps)
     shape = (*values.shape[:-dims], *lengths)
-    story = ids.story.after(grids.step())
     if number is None:
-        return make(torch.full((), float(MIXED), dtype=torch.float64).expand(shape), story)
+        return make(torch.full((), float(MIXED), dtype=torch.float64).expand(shape), ids.story)
     if factor is None:
         target = grids.resampled(number, lengths)
     else:
         target = grids.coarse(number, factor, shift=shift, shape=lengths)
-    return _map_of(target, maps, lead=shape[:-dims], shape=shape, story=story, grids=grids)
+    return _map_of(target, maps, lead=shape[:-dims], shape=shape, story=ids.story, grids=grids)
 
 
 def refined(ids: Ids, kernel: Kernel, *, lengths: Sequence[int], grids: Grids) -> Ids:

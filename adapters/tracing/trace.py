@@ -93,7 +93,10 @@ def trace(model: nn.Module, *, shape: tuple[int, ...], call: Callable[[nn.Module
     count = grids.known[pixels].count
     ids = grids.ids(pixels, sample=torch.arange(shape[0])[:, None], index=torch.arange(count)[None])
     given = make(ids.reshape(shape[0], 1, *shape[2:]).to(torch.float64).expand(shape))
-    twin = _twin(model)
+    try:
+        twin = _twin(model)
+    except Undecided as reason:
+        return Trace(events=(), grids=grids, others={}, lost={}, stopped=str(reason))
     paths = [module_paths(twin)[0]]
     events: list[Event] = []
     others: dict[str, str] = {}
@@ -109,7 +112,7 @@ def trace(model: nn.Module, *, shape: tuple[int, ...], call: Callable[[nn.Module
         events.append(Event(module=path, query=compact(query), key=compact(seen.key), forbidden=masked))
         return len(events) - 1
 
-    def residual(number: int, ours: Ids, theirs: Ids) -> None:
+    def residual(number: int) -> None:
         if number >= 0:  # learned weights that are contracted with tokens have no number
             events[number] = replace(events[number], residual=True)
 
@@ -157,12 +160,19 @@ def _landing(query: Int[Tensor, "*lead query"], key: Int[Tensor, "*lead key"]) -
 
 
 def _twin(model: nn.Module) -> nn.Module:
-    """Return a copy of a model without its hooks that shares its weights; those on a device are brought here."""
+    """Return a copy of a model without its hooks that shares its weights; those on a device are brought here.
+
+    Raises
+    ------
+    Undecided
+        When it cannot be copied: its hooks would see indices, and what it keeps of a pass would be theirs.
+
+    """
     shared = {id(tensor): _here(tensor) for tensor in [*model.parameters(), *model.buffers()]}
     try:
         twin = copy.deepcopy(model, dict(shared))
-    except Exception:  # what cannot be copied runs itself: nothing of it is written to
-        return model
+    except Exception as error:  # modules may refuse in any way
+        raise Undecided(f"its modules cannot be copied ({type(error).__name__}: {error})") from error
     for module in list(twin.modules()):
         module._forward_hooks.clear()
         module._forward_pre_hooks.clear()

@@ -6,6 +6,7 @@ shape of input, and each of its attentions says which tokens it joined.
 
 import weakref
 from collections.abc import Callable, Hashable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from textwrap import shorten
 from typing import Any
@@ -13,7 +14,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from mmattn.errors import GoneError
-from mmattn.interception.calls import Call
+from mmattn.interception.calls import Call, Emit
+from mmattn.interception.protocol import Prepared
 from mmattn.schema.layers import AttentionLayer
 
 from ..pixels import Geometry
@@ -113,3 +115,21 @@ def left_out(calls: Sequence[Call], facts: PictureFacts) -> tuple[str, ...]:
         said = _REASONS[kind] if kind else f"{_REASONS['']}{f': {one.why}' if one.why else stopped}"
         reasons[one.call.module] = said
     return tuple(f"{module}: {said}" for module, said in reasons.items())
+
+
+class Traced:
+    """What adapters of pictures answer alike whose facts are PictureFacts; see `interception.protocol.Adapter`."""
+
+    default_stream = "vision"
+
+    def taps(self, model: nn.Module, emit: Emit) -> AbstractContextManager[None]:
+        """No extra points: everything goes through the kernels that interception sees."""
+        return nullcontext()
+
+    def layers(self, calls: Sequence[Call], prepared: Prepared) -> Sequence[AttentionLayer]:
+        """Join each call's queries and keys with the tokens of the model."""
+        return picture_layers(calls, prepared.facts)
+
+    def left_out(self, calls: Sequence[Call], prepared: Prepared) -> tuple[str, ...]:
+        """Return what is no token attention, with the reason; see `protocol.LeavesOut`."""
+        return left_out(calls, prepared.facts)

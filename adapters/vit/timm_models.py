@@ -7,8 +7,7 @@ Nothing is written down by family here. Which token stands where is found by the
 import inspect
 import warnings
 import weakref
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,13 +17,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from mmattn.errors import InputError
-from mmattn.interception.calls import Call, Emit
 from mmattn.interception.protocol import MediaGiven, ModelFamily, Opened, Prepared
-from mmattn.schema.layers import AttentionLayer
 from mmattn.schema.media import Photo
 
 from ..pixels import Geometry, Size
-from .layouts import PictureFacts, left_out, picture_layers
+from .layouts import PictureFacts, Traced
 from .naflex import Packing, is_packed, unpacked
 from .pictures import CallModel, bring, checked_options, input_size, phrase, runner
 from .rehearsal import (
@@ -47,11 +44,10 @@ from .timm_run import call_timm, logits_timm, readout_of, score_timm
 __all__ = ["TimmModels", "TimmOptions", "adapter"]
 
 
-class TimmModels:
+class TimmModels(Traced):
     """The adapter `timm.models`; see `mmattn.interception.protocol.Adapter` for what each method answers."""
 
     name = "timm.models"
-    default_stream = "vision"
 
     def claims(self, model: nn.Module) -> bool:
         """Whether the model is timm's, or registered with timm, and no plain vision transformer."""
@@ -149,18 +145,6 @@ class TimmModels:
     def image_options(self, *, size_px: int | None, keep_aspect: bool) -> TimmOptions:
         """Return options for the sizes that a command line names; see `protocol.TakesSizes`."""
         return TimmOptions(size_px=size_px, keep_aspect=keep_aspect)
-
-    def taps(self, model: nn.Module, emit: Emit) -> AbstractContextManager[None]:
-        """No extra points: everything goes through the kernels that interception sees."""
-        return nullcontext()
-
-    def layers(self, calls: Sequence[Call], prepared: Prepared) -> Sequence[AttentionLayer]:
-        """Join each call's queries and keys with the tokens of the model."""
-        return picture_layers(calls, prepared.facts)
-
-    def left_out(self, calls: Sequence[Call], prepared: Prepared) -> tuple[str, ...]:
-        """Return what is no token attention, with the reason; see `protocol.LeavesOut`."""
-        return left_out(calls, prepared.facts)
 
     def score(self, output: Any, target: Any) -> Float[Tensor, ""]:
         """Return the logit of a class, summed over the samples; see `timm_run.score_timm`."""

@@ -5,21 +5,18 @@ Video models, detectors and segmenters are left to other parts.
 """
 
 import weakref
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from mmattn.interception.calls import Call, Emit
 from mmattn.interception.protocol import MediaGiven, ModelFamily, Opened, Prepared
-from mmattn.schema.layers import AttentionLayer
 from mmattn.schema.media import Photo
 
 from ..pixels import Geometry
-from .layouts import PictureFacts, left_out, picture_layers
+from .layouts import PictureFacts, Traced
 from .pictures import Features, bring, checked_options, class_logits, class_score, phrase, runner
 from .rehearsal import built_for, check_attends, check_size, explaining
 from .torchvision_input import TorchvisionOptions, native_px, photo_tensor, unit_px
@@ -31,11 +28,10 @@ __all__ = ["TorchvisionOptions", "TorchvisionVit", "adapter"]
 _ELSEWHERE = ("video", "detection", "segmentation", "optical_flow", "quantization")
 
 
-class TorchvisionVit:
+class TorchvisionVit(Traced):
     """The adapter `torchvision.vit`; see `mmattn.interception.protocol.Adapter` for what each method answers."""
 
     name = "torchvision.vit"
-    default_stream = "vision"
 
     def claims(self, model: nn.Module) -> bool:
         """Whether the model is a classifier of torchvision, or derived from one."""
@@ -108,18 +104,6 @@ class TorchvisionVit:
     def image_options(self, *, size_px: int | None, keep_aspect: bool) -> TorchvisionOptions:
         """Return options for the sizes that a command line names; see `protocol.TakesSizes`."""
         return TorchvisionOptions(size_px=size_px, keep_aspect=keep_aspect)
-
-    def taps(self, model: nn.Module, emit: Emit) -> AbstractContextManager[None]:
-        """No extra points: everything goes through the kernels that interception sees."""
-        return nullcontext()
-
-    def layers(self, calls: Sequence[Call], prepared: Prepared) -> Sequence[AttentionLayer]:
-        """Join each call's queries and keys with the tokens of the model."""
-        return picture_layers(calls, prepared.facts)
-
-    def left_out(self, calls: Sequence[Call], prepared: Prepared) -> tuple[str, ...]:
-        """Return what is no token attention, with the reason; see `protocol.LeavesOut`."""
-        return left_out(calls, prepared.facts)
 
     def score(self, output: Any, target: Any) -> Float[Tensor, ""]:
         """Return the logit of a class, summed over the samples; see `pictures.class_score`."""

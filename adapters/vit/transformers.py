@@ -10,8 +10,7 @@ detectors with a decoder of object queries (DETR and its family).
 
 import inspect
 import weakref
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,14 +20,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from mmattn.errors import InputError, ModelError
-from mmattn.interception.calls import Call, Emit
 from mmattn.interception.protocol import MediaGiven, ModelFamily, Opened, Prepared
-from mmattn.schema.layers import AttentionLayer
 from mmattn.schema.media import Photo
 
 from ..hub import said
 from ..pixels import Geometry, Size
-from .layouts import PictureFacts, left_out, picture_layers
+from .layouts import PictureFacts, Traced
 from .pictures import CallModel, bring, checked_options, class_score, phrase, runner
 from .transformers_input import TransformersOptions, native_size, photo_tensor, vision_setting
 from .transformers_open import families, is_picture_model, labels_of, open_model, opens_config, takes
@@ -37,11 +34,10 @@ from .transformers_patches import images_of, is_cut, patches_of
 __all__ = ["TransformersOptions", "TransformersVit", "adapter"]
 
 
-class TransformersVit:
+class TransformersVit(Traced):
     """The adapter `transformers.vit`; see `mmattn.interception.protocol.Adapter` for what each method answers."""
 
     name = "transformers.vit"
-    default_stream = "vision"
 
     def claims(self, model: nn.Module) -> bool:
         """Whether the model is one of transformers' that looks at single pictures and at nothing else."""
@@ -115,18 +111,6 @@ class TransformersVit:
     def image_options(self, *, size_px: int | None, keep_aspect: bool) -> TransformersOptions:
         """Return options for the sizes that a command line names; see `protocol.TakesSizes`."""
         return TransformersOptions(size_px=size_px, keep_aspect=keep_aspect)
-
-    def taps(self, model: nn.Module, emit: Emit) -> AbstractContextManager[None]:
-        """No extra points: everything goes through the kernels that interception sees."""
-        return nullcontext()
-
-    def layers(self, calls: Sequence[Call], prepared: Prepared) -> Sequence[AttentionLayer]:
-        """Join each call's queries and keys with the tokens of the model."""
-        return picture_layers(calls, prepared.facts)
-
-    def left_out(self, calls: Sequence[Call], prepared: Prepared) -> tuple[str, ...]:
-        """Return what is no token attention, with the reason; see `protocol.LeavesOut`."""
-        return left_out(calls, prepared.facts)
 
     def score(self, output: Any, target: Any) -> Float[Tensor, ""]:
         """Return the logit of a class, summed over the samples; None: each sample's own top class.

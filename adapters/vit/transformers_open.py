@@ -14,10 +14,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from mmattn.errors import DownloadError, InputError, MmattnError, ModelError
+from mmattn.errors import DownloadError, InputError, ModelError
 from mmattn.interception.protocol import ModelFamily, Opened
 
-from ..hub import check_reachable, no_bar, said
+from ..hub import local_or_hub, no_bar, said
 
 # What a forward takes beside pixels if it is no model of pictures alone: words, prompts, decoders of object queries.
 _OTHERS = (
@@ -102,20 +102,7 @@ def open_model(name: str, *, weights: Path | None) -> Opened:
     """
     folder = Path(weights) if weights is not None else Path(name).expanduser()
     where = str(folder) if weights is not None or folder.exists() else name
-    try:
-        model, processor = _load(where, local=True)
-    except MmattnError:
-        raise
-    except Exception as problem:  # files from outside: their readers raise nearly anything
-        if Path(where).exists():
-            raise _unreadable(where, problem) from problem
-        try:
-            check_reachable()
-            model, processor = _load(where, local=False)
-        except MmattnError:
-            raise
-        except Exception as from_hub:
-            raise _not_on_hub(where, from_hub) from from_hub
+    model, processor = local_or_hub(where, _load, unreadable=_unreadable, unreachable=_not_on_hub)
     return Opened(
         model=model, processor=processor, labels=labels_of(model), weights=name.rstrip("/").rsplit("/", 1)[-1]
     )
@@ -145,7 +132,7 @@ def _class_of(architectures: Any) -> type | None:
     return cls if isinstance(cls, type) else None
 
 
-def _load(where: str, *, local: bool) -> tuple[nn.Module, Any]:
+def _load(where: str, local: bool) -> tuple[nn.Module, Any]:
     """Load the class that the config names, in float32, and its processor; weights must all be there."""
     import transformers
 
@@ -177,13 +164,21 @@ def _load(where: str, *, local: bool) -> tuple[nn.Module, Any]:
 
 
 def _processor(where: str, *, local: bool) -> Any:
-    """Return the processor that was saved with the model; None where none was, then its class has one."""
+    """Return the processor that was saved with the model; None where none was, then its class has one.
+
+    Raises
+    ------
+    OSError, ValueError
+        One was saved in this folder and cannot be read: another would make other pixels.
+    """
     from transformers import AutoImageProcessor
 
     auto: Any = AutoImageProcessor
     try:
         return auto.from_pretrained(where, local_files_only=local)
     except (OSError, ValueError):
+        if any((Path(where) / name).exists() for name in ("preprocessor_config.json", "processor_config.json")):
+            raise
         return None
 
 

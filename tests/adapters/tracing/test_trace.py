@@ -278,3 +278,30 @@ def test_two_learned_tokens_of_one_parameter_are_told_apart() -> None:
     model = timm.create_model("pit_ti_distilled_224", pretrained=False).eval()
     layer = layers_of(model, torch.rand(1, 3, 224, 224))["transformers.2.blocks.3.attn"]
     assert layer.key_axis.roles[:3] == ("cls", "distillation", "content")
+
+
+def test_a_model_that_cannot_be_copied_is_left_out_and_never_run_on_indices() -> None:
+    class Uncopied(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embed = nn.Conv2d(3, 8, 8, 8)
+            self.attn = nn.MultiheadAttention(8, 2, batch_first=True)
+
+        def __deepcopy__(self, memo: dict[int, Any]) -> nn.Module:
+            raise TypeError("one of a kind")
+
+        def forward(self, x: Tensor) -> Tensor:
+            tokens = self.embed(x).flatten(2).transpose(1, 2)
+            out: Tensor = self.attn(tokens, tokens, tokens)[0]
+            return out
+
+    model, x = Uncopied().eval(), torch.rand(1, 3, 32, 32)
+    fired: list[int] = []
+    with torch.no_grad(), capture(model) as recording:
+        model(x)
+    model.register_forward_hook(lambda *_: fired.append(1))
+    facts = facts_of(model, x)
+    assert picture_layers(recording.calls, facts) == ()
+    assert not fired
+    (phrase,) = left_out(recording.calls, facts)
+    assert "cannot be copied (TypeError: one of a kind)" in phrase

@@ -49,6 +49,14 @@ def test_labels_and_the_processor_come_with_the_model(tmp_path):
     assert adapter.open(saved(tmp_path, member("ViT, no head"))).labels is None
 
 
+def test_a_saved_processor_that_cannot_be_read_is_not_replaced_by_another(tmp_path):
+    model = hf.ViTForImageClassification(hf.ViTConfig(**PLAIN))
+    folder = saved(tmp_path, model, hf.ViTImageProcessor(size={"height": 64, "width": 64}))
+    (tmp_path / "preprocessor_config.json").write_text('{"size": ')
+    with pytest.raises(InputError, match="cannot be opened.*save_pretrained"):
+        adapter.open(folder)
+
+
 def test_an_mae_opened_by_name_hides_nothing(tmp_path):
     folder = saved(tmp_path, hf.ViTMAEModel(hf.ViTMAEConfig(**PLAIN)))
     assert json.loads((tmp_path / "config.json").read_text())["mask_ratio"] == 0.75
