@@ -105,15 +105,11 @@ class Line:
 
 def main(*, title: str, module: str, cases: Callable[[Namespace], Sequence[Case]], targets: Sequence[Target]) -> None:
     """Read the options, measure, print the tables and what was reached."""
-    options = _options(title).parse_args()
-    if options.threads:
-        torch.set_num_threads(options.threads)
-        _opencv_threads(options.threads)
+    options = parser(title).parse_args()
+    set_threads(options.threads)
     found = [case for case in cases(options) if not options.only or options.only in case.name]
     if options.memory_of:
-        case, way = options.memory_of
-        chosen = next(way_ for case_ in found if case_.name == case for way_ in case_.ways if way_.name == way)
-        print(json.dumps(_memory(chosen, options.device)))
+        print(memory_said(found, options))
         return
     machine = described(options)
     print(f"# {title}\n\n" + "\n".join(f"- {name}: {value}" for name, value in machine.items()))
@@ -127,6 +123,34 @@ def main(*, title: str, module: str, cases: Callable[[Namespace], Sequence[Case]
     if options.json:
         record = {"title": title, "machine": machine, "lines": [asdict(line) for line in lines], "targets": said}
         Path(options.json).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+
+
+def parser(title: str) -> ArgumentParser:
+    """Return the options that every benchmark has."""
+    found = ArgumentParser(description=title)
+    found.add_argument("--rounds", type=int, default=30, help="how often each way runs (30)")
+    found.add_argument("--threads", type=int, default=1, help="threads of torch and OpenCV (1; 0: as they come)")
+    found.add_argument("--only", default="", help="only the cases whose name holds this")
+    found.add_argument("--json", default="", help="write everything measured to this file")
+    found.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu or cuda")
+    found.add_argument("--tiny", action="store_true", help="the smallest sizes: to see that it works")
+    found.add_argument("--no-memory", action="store_true", help="leave out peak memory")
+    found.add_argument("--memory-of", nargs=2, default=None, help="CASE WAY: what the fresh process of a way does")
+    return found
+
+
+def set_threads(count: int) -> None:
+    """Set the threads of torch and OpenCV; 0 leaves them as they are."""
+    if count:
+        torch.set_num_threads(count)
+        _opencv_threads(count)
+
+
+def memory_said(cases: Sequence[Case], options: Namespace) -> str:
+    """Return what the fresh process of one way says on standard output: its peak and held memory, as JSON."""
+    case, way = options.memory_of
+    chosen = next(way_ for case_ in cases if case_.name == case for way_ in case_.ways if way_.name == way)
+    return json.dumps(_memory(chosen, options.device))
 
 
 def measured(case: Case, *, module: str, options: Namespace) -> list[Line]:
@@ -215,19 +239,6 @@ def described(options: Namespace) -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
-
-
-def _options(title: str) -> ArgumentParser:
-    parser = ArgumentParser(description=title)
-    parser.add_argument("--rounds", type=int, default=30, help="how often each way runs (30)")
-    parser.add_argument("--threads", type=int, default=1, help="threads of torch and OpenCV (1; 0: as they come)")
-    parser.add_argument("--only", default="", help="only the cases whose name holds this")
-    parser.add_argument("--json", default="", help="write everything measured to this file")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu or cuda")
-    parser.add_argument("--tiny", action="store_true", help="the smallest sizes: to see that it works")
-    parser.add_argument("--no-memory", action="store_true", help="leave out peak memory")
-    parser.add_argument("--memory-of", nargs=2, default=None, help="CASE WAY: what the fresh process of a way does")
-    return parser
 
 
 def _line(case: str, way: Way, times: dict[str, Timed], memory: dict[str, float], device: str) -> Line:
