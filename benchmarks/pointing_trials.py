@@ -41,7 +41,7 @@ def singles(composer: Composer, *, seed: int, count: int) -> list[Trial]:
     found = []
     for index in range(count):
         scene = composer.scene(_SINGLES + index, seed=seed, most=1)
-        found.append(Trial(scene=index, picture=scene.pixels, boxes=(scene.objects[0].box_px,)))
+        found.append(Trial(scene=index, picture=scene.pixels, boxes=tuple(each.box_px for each in scene.objects)))
     return found
 
 
