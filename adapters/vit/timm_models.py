@@ -37,7 +37,7 @@ from .rehearsal import (
 )
 from .timm import claims_plain
 from .timm_input import TimmOptions, config_px, photo_tensor
-from .timm_names import is_plain, other_families
+from .timm_names import is_plain, labels_of, other_families
 from .timm_open import is_ours, open_model
 from .timm_run import call_timm, logits_timm, readout_of, score_timm
 
@@ -149,6 +149,10 @@ class TimmModels(Traced):
     def score(self, output: Any, target: Any) -> Float[Tensor, ""]:
         """Return the logit of a class, summed over the samples; see `timm_run.score_timm`."""
         return score_timm(output, target)
+
+    def labels(self, model: nn.Module) -> tuple[str, ...] | None:
+        """Return the class names in the model's config; see `protocol.NamesClasses`."""
+        return labels_of(model)
 
     def logits(self, output: Any) -> Float[Tensor, "sample cls"]:
         """Return the class logits; see `protocol.Classifies`."""

@@ -151,3 +151,13 @@ def _family(name: str, what: str, own: list[str]) -> ModelFamily:
         how_exact="weights and places exact",
         source=f"timm {timm.__version__}, weights from the Hugging Face hub or a file (timm:NAME@FILE)",
     )
+
+
+def labels_of(model: nn.Module) -> tuple[str, ...] | None:
+    """Return the class names in a model's config, as `local-dir:` and the hub give them; None where it has none.
+
+    That a model has a thousand classes does not say that they are ImageNet's: who made it knows.
+    """
+    config: Any = getattr(model, "pretrained_cfg", None) or {}
+    names = config.get("label_names") or ()
+    return tuple(str(name) for name in names) if 0 < len(names) == getattr(model, "num_classes", 0) else None

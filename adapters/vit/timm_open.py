@@ -17,7 +17,7 @@ from mmattn.errors import DownloadError, FormatError, InputError, MmattnError, M
 from mmattn.interception.protocol import Opened
 
 from .checkpoints import read_state, reason
-from .timm_names import check_attention, check_known, is_plain
+from .timm_names import check_attention, check_known, is_plain, labels_of
 
 _HUB_FILES = ("model.safetensors", "open_clip_model.safetensors", "pytorch_model.bin", "open_clip_pytorch_model.bin")
 
@@ -34,7 +34,8 @@ def open_model(name: str, *, weights: Path | None = None, plain: bool) -> Opened
         timm's name, with a pretrained tag or not; `NAME@FILE` for a local checkpoint (safetensors,
         .pth, .pt, .bin); a repository of the hub (`timm/NAME`); or a folder with a config.json.
     weights
-        A file that the catalog found; an ONNX export of DINOv2 is converted beside itself.
+        What the catalog found: a folder with a config.json, or a file (an ONNX export of DINOv2 is converted beside
+        itself).
     plain
         Whether the caller reads the plain vision transformers, or all others.
 
@@ -52,6 +53,8 @@ def open_model(name: str, *, weights: Path | None = None, plain: bool) -> Opened
         One whose attention is between channels, or that the caller does not read.
 
     """
+    if weights is not None and weights.is_dir():
+        return open_model(str(weights), plain=plain)
     base, at, file = name.partition("@")
     if at and not file:
         raise InputError(
@@ -181,8 +184,9 @@ def _full_name(config: Any) -> str:
 
 
 def _labels(model: nn.Module) -> tuple[str, ...] | None:
-    """Return ImageNet's class names where the classifier has ImageNet's classes."""
-    if not getattr(model, "num_classes", 0):
-        return None
+    """Return the class names that came with the weights, or ImageNet's where the classes are ImageNet's."""
+    own = labels_of(model)
+    if own is not None or not getattr(model, "num_classes", 0):
+        return own
     subset = infer_imagenet_subset(model)
     return tuple(ImageNetInfo(subset).label_descriptions()) if subset else None

@@ -1,6 +1,6 @@
 """How well a model knows what is in scenes: mean average precision on the held-out split.
 
-`python assets/training/evaluate.py vit.safetensors --seed 2`. Average precision of a class is the mean, over the scenes
+`python assets/training/evaluate.py run/vit --seed 2`. Average precision of a class is the mean, over the scenes
 that show it, of the precision among all scenes scored at least as high; the mean is over the classes that are shown.
 Beside it the share of single-thing scenes whose highest class is the true one.
 """

@@ -1,11 +1,13 @@
 """One step of training, and what is kept between steps.
 
 Weights are held in float32 and worked with in bfloat16, forward and backward: recent processors multiply bfloat16
-several times as fast (AMX), and a layer norm or a softmax reads half as many bytes. AdamW updates the float32 ones.
+several times as fast (AMX), and a layer norm or a softmax reads half as many bytes. The float32 ones are updated: by
+**Muon** (Jordan et al. 2024) the matrices of the blocks, by AdamW the rest. After 18,000 scenes Muon had reached a mean
+average precision of 0.32 and AdamW alone 0.16.
 
 **Patch dropout** (Liu et al. 2023, "PatchDropout"): in training a picture loses half of its patches, other ones each
-time. **Token labels** (Jiang et al. 2021, "All Tokens Matter"): what is left is also asked which thing it shows, by
-the same head as the class token; here a patch shows the thing in whose box's ellipse its middle lies, or nothing.
+time. Refused, since it learned more slowly: asking each patch that is left which thing it shows (token labels; Jiang et
+al. 2021).
 
 Each **shard** of a step's scenes has a thread and a bfloat16 copy of its own, and every operation in it runs on that
 one thread. Threads then wait for each other once a step and not once an operation: beside other jobs that is several
@@ -16,14 +18,12 @@ ends with the same weights as one that was not (on the same kind of processor).
 """
 
 import ctypes
-import math
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -31,7 +31,6 @@ from torch.nn import functional as F
 from assets.training.compose import Composer, Scene
 from assets.training.evaluate import shown
 from assets.training.model import Recipe, build, normalized
-from assets.training.things import things
 
 
 class KeptPatches(nn.Module):
@@ -59,7 +58,7 @@ class Learner:
         self.average = deepcopy(self.model).eval().requires_grad_(False)
         self._shards = [_Shard(self.model, recipe) for _ in range(recipe.shards)]
         self._pool = ThreadPoolExecutor(recipe.shards, initializer=torch.set_num_threads, initargs=(1,))
-        self._optimizer = torch.optim.AdamW(_groups(self.model, recipe), betas=(0.9, 0.98), foreach=True)
+        self._optimizers = _optimizers(self.model, recipe)
 
     def batch(self, step: int) -> list[Scene]:
         """Return the scenes of a step."""
@@ -68,7 +67,7 @@ class Learner:
         return [self.composer.scene(first + i, seed=recipe.seed, most=most) for i in range(recipe.batch)]
 
     def step(self, number: int, scenes: Sequence[Scene]) -> float:
-        """Learn from the scenes of a step; return the loss of its pictures."""
+        """Learn from the scenes of a step; return its loss."""
         masters = list(self.model.parameters())
         each = len(scenes) // len(self._shards)
         kept = self.kept(number)
@@ -83,18 +82,19 @@ class Learner:
         for master, *grads in zip(masters, *(shard.gradients() for shard in self._shards), strict=True):
             master.grad = torch.stack(grads).mean(dim=0)
         nn.utils.clip_grad_norm_(masters, 1.0)
-        for group in self._optimizer.param_groups:
-            group["lr"] = self.recipe.rate(number)
-        self._optimizer.step()
+        for optimizer in self._optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = group["times"] * self.recipe.rate(number)
+        list(self._pool.map(lambda optimizer: optimizer.step(), self._optimizers))
         self._follow(number)
         return float(np.mean(losses))
 
     def state(self) -> dict[str, Tensor]:
-        """Return all that a checkpoint holds: weights, average, and AdamW's moments."""
+        """Return all that a checkpoint holds: weights, average, and the optimizers' moments."""
         found = {f"model.{name}": value for name, value in self.model.state_dict().items()}
         found |= {f"average.{name}": value for name, value in self.average.state_dict().items()}
         for name, value in self.model.named_parameters():
-            found |= {f"adam.{name}.{key}": kept for key, kept in self._optimizer.state[value].items()}
+            found |= {f"moments.{name}.{key}": kept for key, kept in self._moments(value).items()}
         return found
 
     def load(self, state: Mapping[str, Tensor]) -> None:
@@ -102,8 +102,17 @@ class Learner:
         for prefix, model in (("model.", self.model), ("average.", self.average)):
             model.load_state_dict({name: state[prefix + name] for name in model.state_dict()})
         for name, value in self.model.named_parameters():
-            keys = ("step", "exp_avg", "exp_avg_sq")
-            self._optimizer.state[value] = {key: state[f"adam.{name}.{key}"].clone() for key in keys}
+            prefix = f"moments.{name}."
+            kept = {key.removeprefix(prefix): each.clone() for key, each in state.items() if key.startswith(prefix)}
+            self._moments(value).update(kept)
+
+    def _moments(self, value: nn.Parameter) -> dict[str, Tensor]:
+        """Return what the optimizer of a weight keeps of it."""
+        for optimizer in self._optimizers:
+            if any(value is each for group in optimizer.param_groups for each in group["params"]):
+                kept: dict[str, Tensor] = optimizer.state[value]
+                return kept
+        raise AssertionError("a weight that nothing updates")
 
     def kept(self, number: int) -> Tensor | None:
         """Return the patches that each picture of a step keeps, in reading order; None for all of them."""
@@ -137,74 +146,59 @@ class _Shard:
                 setattr(module, "fused_attn", False)  # noqa: B010 (timm declares it final)
 
     def learn(self, masters: Sequence[Tensor], scenes: Sequence[Scene], kept: Tensor | None) -> float:
-        """Leave the gradients at the masters' weights in this copy; return the loss of the pictures."""
+        """Leave the gradients at the masters' weights in this copy; return the loss."""
         with torch.no_grad():
             for master, worker in zip(masters, self.model.parameters(), strict=True):
                 worker.copy_(master)
                 worker.grad = None
-        picture_loss, token_loss = self.losses(scenes, kept)
-        (picture_loss + self.recipe.token_labels * token_loss).backward()  # type: ignore[no-untyped-call]
-        return float(picture_loss.detach())
+        loss = self.loss(scenes, kept)
+        loss.backward()  # type: ignore[no-untyped-call]
+        return float(loss.detach())
 
     def gradients(self) -> list[Tensor]:
         """Return the gradients in float32, zero where there are none."""
         return [torch.zeros_like(p, dtype=torch.float32) if p.grad is None else p.grad.float() for p in self._weights()]
 
-    def losses(self, scenes: Sequence[Scene], kept: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Return the loss of the pictures, and that of their patches."""
+    def loss(self, scenes: Sequence[Scene], kept: Tensor | None) -> Tensor:
+        """Return binary cross-entropy, summed over things and averaged over scenes."""
         self.patches.kept = kept
         pixels = normalized(np.stack([scene.pixels for scene in scenes])).to(torch.bfloat16)
-        features = self.model.forward_features(pixels)
-        asked = features if self.recipe.token_labels else features[:, :1]
-        logits = self.model.get_classifier()(asked).float()
-        picture_loss = _loss(logits[:, 0], torch.from_numpy(shown(scenes)).float())
-        if not self.recipe.token_labels:
-            return picture_loss, logits.new_zeros(())
-        labels = torch.from_numpy(patch_labels(scenes, rows=self.recipe.size_px // self.recipe.patch_px))
-        labels = labels if kept is None else labels.gather(1, kept)
-        truth = F.one_hot(labels + 1, len(things()) + 1)[..., 1:].float()
-        return picture_loss, _loss(logits[:, 1:], truth)
+        logits = self.model(pixels).float()
+        truth = torch.from_numpy(shown(scenes)).float()
+        return F.binary_cross_entropy_with_logits(logits, truth, reduction="sum") / len(scenes)
 
     def _weights(self) -> list[nn.Parameter]:
         return list(self.model.parameters())
 
 
-def patch_labels(scenes: Sequence[Scene], *, rows: int) -> NDArray[np.int64]:
-    """Return the class of each patch, [scene, patch] in reading order; -1 where it shows no thing.
+def _optimizers(model: VisionTransformer, recipe: Recipe) -> list[torch.optim.Optimizer]:
+    """Return one Muon a shard, so that they run at the same time, and AdamW for what is not a matrix of a block.
 
-    Examples
-    --------
-    >>> from assets.training.compose import Placed
-    >>> dog = Placed(thing=things()[0], box_px=(0, 0, 16, 8))
-    >>> scene = Scene(pixels=np.zeros((16, 16, 3), np.uint8), objects=(dog,))
-    >>> patch_labels([scene], rows=2).tolist()
-    [[0, 0, -1, -1]]
-
+    Matrices decay; biases, norms, positions and the class token do not.
     """
-    number = {each: at for at, each in enumerate(things())}
-    labels = np.full((len(scenes), rows, rows), -1, np.int64)
-    for row, scene in zip(labels, scenes, strict=True):
-        middles = (np.arange(rows) + 0.5) * len(scene.pixels) / rows
-        for each in scene.objects:
-            x0, y0, x1, y1 = each.box_px
-            across = (middles - (x0 + x1) / 2) / ((x1 - x0) / 2)
-            down = (middles - (y0 + y1) / 2) / ((y1 - y0) / 2)
-            row[across[None, :] ** 2 + down[:, None] ** 2 <= 1] = number[each.thing]
-    return labels.reshape(len(scenes), -1)
-
-
-def _loss(logits: Tensor, truth: Tensor) -> Tensor:
-    """Return binary cross-entropy, summed over classes and averaged over the rest."""
-    return F.binary_cross_entropy_with_logits(logits, truth, reduction="sum") / math.prod(logits.shape[:-1])
-
-
-def _groups(model: VisionTransformer, recipe: Recipe) -> list[dict[str, object]]:
-    """Return AdamW's groups: matrices decay; biases, norms, positions and the class token do not."""
-    named = list(model.named_parameters())
-    decays = [value for name, value in named if value.ndim > 1 and name not in ("pos_embed", "cls_token")]
-    chosen = {id(value) for value in decays}
-    rest = [value for _, value in named if id(value) not in chosen]
-    return [{"params": decays, "weight_decay": recipe.weight_decay}, {"params": rest, "weight_decay": 0.0}]
+    named = dict(model.named_parameters())
+    blocks = [name for name, value in named.items() if value.ndim == 2 and name.startswith("blocks.")]
+    rest = [name for name in named if name not in blocks]
+    still = [name for name in rest if named[name].ndim == 1 or name in ("pos_embed", "cls_token")]
+    moved = [name for name in rest if name not in still]
+    found: list[torch.optim.Optimizer] = [
+        torch.optim.Muon(
+            [
+                {
+                    "params": [named[name] for name in blocks[first :: recipe.shards]],
+                    "times": recipe.muon_rate / recipe.learning_rate,
+                }
+            ],
+            weight_decay=recipe.weight_decay,
+            adjust_lr_fn="match_rms_adamw",
+        )
+        for first in range(recipe.shards)
+    ]
+    groups = [
+        {"params": [named[name] for name in names], "weight_decay": decay, "times": 1.0}
+        for names, decay in ((moved, recipe.weight_decay), (still, 0.0))
+    ]
+    return [*found, torch.optim.AdamW(groups, betas=(0.9, 0.98), foreach=True)]
 
 
 def _keep_memory() -> None:

@@ -1,20 +1,21 @@
-"""The model that is trained: a timm VisionTransformer, as anyone would build it, and its weights as a file.
+"""The model that is trained: a timm VisionTransformer, as anyone would build it, and its weights as a folder.
 
-A recipe says all that the weights follow from: architecture, data, optimizer and seed. Weights are written as
-safetensors in float16; their header holds the architecture (keyword arguments of timm's `VisionTransformer`), the
-class names in order, and how pixels are normalized, so that a file needs no second description.
+A recipe says all that the weights follow from: architecture, data, optimizer and seed. Weights are written as timm's
+own kind of folder, so that `timm.create_model("local-dir:FOLDER", pretrained=True)` opens them without this project:
+`model.safetensors` in float16, whose header holds the recipe, and `config.json` with the architecture, the class names
+in order, and how pixels are normalized.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import timm
 import torch
 from numpy.typing import NDArray
-from safetensors import safe_open
 from safetensors.torch import save_file
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
@@ -22,6 +23,9 @@ from torch import Tensor
 from assets.training.registries import Split
 from assets.training.things import things
 from mmattn.errors import FormatError, InputError
+
+ARCHITECTURE = "vit_tiny_patch16_224"
+"""timm's name that the model's own sizes are given to."""
 
 MEAN = STD = 0.5
 
@@ -38,14 +42,13 @@ class Recipe:
         Scene number `step * batch + i` is the i-th of a step: none is seen twice.
     size_px, patch_px, width, layers, heads
         The architecture.
-    learning_rate, weight_decay, warmup_steps, decay
-        AdamW; the rate is constant after the warm-up and falls to zero in the last share `decay` of the steps.
+    learning_rate, muon_rate, weight_decay, warmup_steps, decay
+        AdamW's rate and Muon's. Both are constant after the warm-up and fall to zero in the last share `decay` of the
+        steps.
     patch_dropout, whole
         The share of patches that a picture loses in training, and the last share of the steps without that.
     singles
         How many steps, at first, with one thing in a scene.
-    token_labels
-        How much patches count that are asked what they show; 0 leaves it out.
     shards
         Parts of a step's scenes that are learned from at the same time, each by one thread.
     ema
@@ -56,7 +59,7 @@ class Recipe:
     seed: int = 1
     split: Split = "train"
     clutter: bool = True
-    steps: int = 4500
+    steps: int = 8000
     batch: int = 64
     size_px: int = 112
     patch_px: int = 8
@@ -64,13 +67,13 @@ class Recipe:
     layers: int = 6
     heads: int = 3
     learning_rate: float = 1e-3
+    muon_rate: float = 4e-3
     weight_decay: float = 0.05
-    warmup_steps: int = 200
+    warmup_steps: int = 100
     decay: float = 0.35
     patch_dropout: float = 0.5
     whole: float = 0.1
     singles: int = 150
-    token_labels: float = 0.5
     ema: float = 0.998
     shards: int = 2
 
@@ -117,7 +120,8 @@ class Recipe:
 def build(recipe: Recipe) -> VisionTransformer:
     """Return the untrained model of a recipe. Its classes begin as rare as they are."""
     torch.manual_seed(recipe.seed)
-    model = VisionTransformer(**recipe.architecture())
+    model = timm.create_model(ARCHITECTURE, **recipe.architecture())
+    assert isinstance(model, VisionTransformer)
     rare = 2 / len(things())
     torch.nn.init.constant_(model.get_classifier().bias, float(np.log(rare / (1 - rare))))
     return model
@@ -136,38 +140,54 @@ def normalized(pixels: NDArray[np.uint8]) -> Tensor:
     return (shown / 255 - MEAN) / STD
 
 
-def save_weights(state: Mapping[str, Tensor], path: Path, *, recipe: Recipe, step: int) -> None:
-    """Write weights in float16 with what is needed to use them; the file is there whole or not at all."""
-    told = {
-        "architecture": json.dumps(recipe.architecture()),
-        "classes": json.dumps([each.noun for each in things()]),
-        "mean_std": json.dumps([MEAN, STD]),
-        "recipe": json.dumps(asdict(recipe)),
-        "steps": str(step),
-    }
-    beside = path.with_name(f".{path.name}.part")
-    save_file({name: value.to(torch.float16).contiguous() for name, value in state.items()}, beside, metadata=told)
-    beside.chmod(0o644)  # safetensors makes a file that only its owner can read
-    beside.replace(path)
+def save_weights(state: Mapping[str, Tensor], folder: Path, *, recipe: Recipe, step: int) -> None:
+    """Write weights in float16 into a folder as timm reads it; the weights are there whole or not at all."""
+    folder.mkdir(parents=True, exist_ok=True)
+    _write(folder / "config.json", lambda beside: beside.write_text(_config(recipe), encoding="utf-8"))
+    told = {"format": "pt", "recipe": json.dumps(asdict(recipe)), "steps": str(step)}
+    halves = {name: value.to(torch.float16).contiguous() for name, value in state.items()}
+    _write(folder / "model.safetensors", lambda beside: save_file(halves, beside, metadata=told))
 
 
-def load_weights(path: Path) -> VisionTransformer:
-    """Return the model of a file that `save_weights` wrote, in float32 and evaluation mode.
+def load_weights(folder: Path) -> VisionTransformer:
+    """Return the model that `save_weights` wrote, in float32 and evaluation mode.
 
     Raises
     ------
     FormatError
-        The file is not whole or not such a file.
+        The folder does not hold such a model, or not all of it.
 
     """
     try:
-        with safe_open(path, framework="pt") as file:
-            told = file.metadata()
-            model = VisionTransformer(**json.loads(told["architecture"]))
-            model.load_state_dict({name: file.get_tensor(name).float() for name in file.keys()})  # noqa: SIM118
-    except Exception as problem:  # safetensors raises its own, torch a RuntimeError
+        model = timm.create_model(f"local-dir:{folder}", pretrained=True)
+        assert isinstance(model, VisionTransformer)
+    except Exception as problem:  # safetensors raises its own, torch a RuntimeError, timm an assertion
         raise FormatError(
-            f"{path} does not hold weights: {type(problem).__name__}. It is a safetensors file that train.py wrote. "
-            "Train again, or name another file."
+            f"{folder} does not hold a model: {type(problem).__name__}. It is a folder that train.py wrote, with "
+            "config.json and model.safetensors. Train again, or name another folder."
         ) from problem
     return model.eval()
+
+
+def _config(recipe: Recipe) -> str:
+    """Return what timm's `local-dir:` reads beside the weights."""
+    args = recipe.architecture()
+    size = {"input_size": [3, recipe.size_px, recipe.size_px], "fixed_input_size": True, "crop_pct": 1.0}
+    pixels = {"mean": [MEAN] * 3, "std": [STD] * 3, "interpolation": "bicubic"}
+    modules = {"num_classes": len(things()), "first_conv": "patch_embed.proj", "classifier": "head"}
+    told = {
+        "architecture": ARCHITECTURE,
+        "model_args": args,
+        "num_classes": len(things()),
+        "num_features": recipe.width,
+        "label_names": [each.noun for each in things()],
+        "pretrained_cfg": size | pixels | modules | {"license": "apache-2.0"},
+    }
+    return json.dumps(told, indent=1) + "\n"
+
+
+def _write(path: Path, put: Callable[[Path], object]) -> None:
+    beside = path.with_name(f".{path.name}.part")
+    put(beside)
+    beside.chmod(0o644)  # safetensors makes a file that only its owner can read
+    beside.replace(path)

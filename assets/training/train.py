@@ -1,8 +1,8 @@
 """Train the model of our own: `python assets/training/train.py --out DIR`. The same command resumes.
 
-`DIR` gets `vit.safetensors` (the averaged weights, float16, written at each evaluation), `log.jsonl` (a line each 50
-steps: loss, scenes, seconds; and what the averaged model knows of held-out scenes, every tenth of the run) and
-checkpoints. While the learning rate has not begun to fall (`Recipe.falls_from`), a run may be resumed with other
+`DIR` gets `vit` (a folder that timm opens: the averaged weights in float16, written at each evaluation), `log.jsonl` (a
+line each 50 steps: loss, scenes, seconds; and what the averaged model knows of held-out scenes, every tenth of the run)
+and checkpoints. While the learning rate has not begun to fall (`Recipe.falls_from`), a run may be resumed with other
 `--steps`. `README.md` beside this file says what training took.
 """
 
@@ -59,7 +59,7 @@ class Watch:
 
 
 def train(recipe: Recipe, folder: Path, *, watch: Watch | None = None) -> Path:
-    """Train by a recipe, going on from the last whole checkpoint in a folder; return the path of the weights.
+    """Train by a recipe, going on from the last whole checkpoint in a folder; return the folder of the weights.
 
     Raises
     ------
@@ -94,18 +94,17 @@ def _train(recipe: Recipe, folder: Path, *, watch: Watch) -> Path:
     held_out = Composer("held-out", size_px=recipe.size_px)
     every = max(1, recipe.steps // watch.evaluations)
     last = recipe.steps if watch.stop_after is None else min(recipe.steps, first + watch.stop_after)
-    weights = folder / "vit.safetensors"
+    weights = folder / "vit"
     began = saved = time.monotonic()
-    lost = 0.0
+    losses: list[float] = []
     for number, scenes in _ahead(learner, first, last):
-        lost += learner.step(number, scenes)
+        losses.append(learner.step(number, scenes))
         done = number + 1
         if done % _LOGGED == 0 or done == last:
             seconds = time.monotonic() - began
             rate = (done - first) * recipe.batch / seconds
-            mean = lost / ((done - first - 1) % _LOGGED + 1)
-            _log(folder, {"step": done, "loss": mean, "scenes_per_s": rate, "seconds": seconds})
-            lost = 0.0
+            _log(folder, {"step": done, "loss": sum(losses) / len(losses), "scenes_per_s": rate, "seconds": seconds})
+            losses.clear()
         if done % every == 0 or done == recipe.steps:
             knows = evaluate(
                 deepcopy(learner.average).to(torch.bfloat16), held_out, seed=TUNING_SEED, count=watch.scenes
@@ -156,7 +155,6 @@ def main() -> int:
     parser.add_argument("--steps", type=int, default=plain.steps, help=f"of {plain.batch} scenes")
     parser.add_argument("--seed", type=int, default=plain.seed)
     parser.add_argument("--patch-dropout", type=float, default=plain.patch_dropout, help="share of patches left out")
-    parser.add_argument("--token-labels", type=float, default=plain.token_labels, help="0: only pictures are asked")
     options = parser.parse_args()
     warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)
     try:
@@ -164,7 +162,6 @@ def main() -> int:
             steps=options.steps,
             seed=options.seed,
             patch_dropout=options.patch_dropout,
-            token_labels=options.token_labels,
         )
         print(train(recipe, options.out))
     except MmattnError as problem:

@@ -1,8 +1,9 @@
 """`mmattn image`: what a vision model looked at, drawn on each photo.
 
-The default method is `look`, the last layer as it is. Rollout over all layers of the default model
-(DINOv2) is dotted with a few strong patches in empty places, the artefacts that Darcet et al. (2024)
-describe, while its class token's last layer lies on the things in the picture.
+The default method is what pointed best in benchmarks/pointing.py: Chefer's relevance toward the top class where
+the model has class logits, else `look`, the last layer as it is. Who names a layer, a head or a place that asks gets
+`look`, and who names a class gets Chefer's relevance toward it. A model with logits whose layers cannot be read toward
+a class is drawn without, and that is said.
 
 When one of several pictures cannot be read, the others are done, the bad one is named at the end,
 and the exit code is 2. What would be wrong for every picture (a layer, a head) stops at the first.
@@ -37,9 +38,10 @@ if TYPE_CHECKING:
     from mmattn.cli.session import Model as OpenModel
 
 METHOD_HELP = (
-    "look: one layer as it is; rollout: all layers; chefer, grad_rollout, attention_x_gradient: toward a class."
+    "look: one layer as it is; rollout: all layers; chefer, grad_rollout, attention_x_gradient: toward a class. "
+    "By default chefer where the model has classes, else look; look with --layer, --head or --query."
 )
-TARGET_HELP = "For the last three: a class by index or name; the model's top class by default."
+TARGET_HELP = "A class by index or name; the model's top class by default."
 LAYER_HELP = "A number (negative: from the end) or a module path; the last layer by default."
 HEAD_HELP = "A number, mean, max or min; the mean by default."
 QUERY_HELP = "Who asks: cls, mean, a token, a point x,y or a box x0,y0,x1,y1 in pixels of the picture."
@@ -55,7 +57,7 @@ def command(
         typer.Option("--out", "-o", metavar="OUT", help="A file (.png .jpg .webp .svg .pdf .html), or a folder."),
     ] = None,
     model: Model = DEFAULT_MODEL,
-    method: Annotated[Method, typer.Option("--method", help=METHOD_HELP)] = Method.look,
+    method: Annotated[Method | None, typer.Option("--method", help=METHOD_HELP)] = None,
     target: Annotated[str | None, typer.Option("--target", "-t", metavar="CLASS", help=TARGET_HELP)] = None,
     layer: Annotated[str | None, typer.Option("--layer", metavar="LAYER", help=LAYER_HELP)] = None,
     head: Annotated[str | None, typer.Option("--head", metavar="HEAD", help=HEAD_HELP)] = None,
@@ -164,7 +166,9 @@ def _draw_one(
     from mmattn.readers import read_photo
 
     maps = session.attend_to(read_photo(path), model=model, asked=asked)
-    read = session.relevance_of(maps, asked=asked) if wants_record or not asked.head_grid else None
+    read, note = session.read(maps, asked=asked) if wants_record or not asked.head_grid else (None, "")
+    if note:
+        _say(note)
     if output is not None:
         session.drawing_of(maps, asked=asked, read=read).save(output)
     return image_record(read, model=model.name, source=str(path)) if wants_record and read is not None else None

@@ -2,7 +2,7 @@
 
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -48,6 +48,11 @@ class Method(StrEnum):
         return self in (Method.look, Method.attention_x_gradient)
 
 
+# What `mmattn image` draws by default: what pointed best in benchmarks/pointing.py, where a model has class logits and
+# where it has none.
+TARGETED, UNTARGETED = Method.chefer, Method.look
+
+
 class Format(StrEnum):
     """What is written into a folder."""
 
@@ -78,7 +83,8 @@ class Asked:
     Parameters
     ----------
     method
-        `look`: one layer as it is; `rollout`: through all layers; the others toward a target.
+        `look`: one layer as it is; `rollout`: through all layers; the others toward a target. None: what the other
+        options mean, and where they say nothing, what suits the model; see `settled`.
     target
         A class by index or name, for the methods that read toward one; None: the top class.
     stream, layer, head, query
@@ -93,7 +99,7 @@ class Asked:
 
     """
 
-    method: Method = Method.look
+    method: Method | None = None
     target: int | str | None = None
     stream: str | None = None
     layer: int | str | None = None
@@ -105,32 +111,55 @@ class Asked:
     smooth: bool = True
 
     def __post_init__(self) -> None:
-        if not self.method.reads_one_layer and self.layer is not None:
+        method = self.implied
+        if method is None:
+            return
+        if not method.reads_one_layer and self.layer is not None:
             raise InputError(
-                f"--layer {self.layer} and --method {self.method} do not go together: it passes all layers. "
+                f"--layer {self.layer} and --method {method} do not go together: it passes all layers. "
                 "One layer is what --method look shows. Leave one of the two out."
             )
-        if self.target is not None and not self.method.has_target:
+        if self.target is not None and not method.has_target:
             raise InputError(
-                f"--target {self.target} and --method {self.method} do not go together: attention alone knows no "
+                f"--target {self.target} and --method {method} do not go together: attention alone knows no "
                 "target. Pass --method chefer (or grad_rollout, attention_x_gradient), or leave --target out."
             )
-        if self.head is not None and self.method.has_target:
+        if self.head is not None and method.has_target:
             raise InputError(
-                f"--head {self.head} and --method {self.method} do not go together: each head counts by its own "
+                f"--head {self.head} and --method {method} do not go together: each head counts by its own "
                 "gradient. Leave --head out, or pass --method look."
             )
-        if self.method == Method.rollout and isinstance(self.head, int):
+        if method == Method.rollout and isinstance(self.head, int):
             raise InputError(
                 f"--head {self.head} and --method rollout do not go together: a rollout fuses heads by mean, max or "
                 "min. Pass --head max, or --method look for a single head."
             )
-        if self.head_grid and (self.method != Method.look or self.head is not None):
-            given = f"--method {self.method}" if self.method != Method.look else f"--head {self.head}"
+        if self.head_grid and (method != Method.look or self.head is not None):
+            given = f"--method {method}" if method != Method.look else f"--head {self.head}"
             raise InputError(
                 f"--head-grid and {given} do not go together: the grid shows every head as it is. "
                 "Leave one of the two out."
             )
+
+    @property
+    def implied(self) -> Method | None:
+        """The method that was asked for, or that the other options mean: a class, a target; a place, raw attention."""
+        if self.method is not None:
+            return self.method
+        if self.target is not None:
+            return TARGETED
+        return Method.look if self.head_grid or not (self.layer is self.head is self.query is None) else None
+
+    def settled(self, *, classifies: bool) -> "Asked":
+        """Return the same with a method, for a model that gives class logits or one that does not.
+
+        Examples
+        --------
+        >>> Asked().settled(classifies=True).method, Asked(query="cls").settled(classifies=True).method
+        (<Method.chefer: 'chefer'>, <Method.look: 'look'>)
+
+        """
+        return replace(self, method=self.implied or (TARGETED if classifies else UNTARGETED))
 
 
 def number_or_name(text: str | None) -> int | str | None:

@@ -1,11 +1,11 @@
 """A model by name, opened once on the device that was asked for, and what it sees in one photo."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from mmattn import api, catalog, opening
-from mmattn.cli.options import Asked, Device, Method
-from mmattn.errors import InputError
+from mmattn.cli.options import UNTARGETED, Asked, Device, Method
+from mmattn.errors import InputError, ModelError
 from mmattn.interception.protocol import Adapter, MediaGiven, Opened, TakesSizes
 from mmattn.render import Drawing
 from mmattn.schema.maps import AttentionMaps
@@ -53,16 +53,31 @@ def attend_to(photo: Photo, *, model: Model, asked: Asked) -> AttentionMaps:
     return maps.named(weights=opened.weights or model.name, labels=opened.labels)
 
 
+def read(maps: AttentionMaps, *, asked: Asked) -> tuple[Relevance, str]:
+    """Return the maps read as was asked, and a sentence where the model's default method could not do it."""
+    settled = asked.settled(classifies=maps.classifies)
+    if asked.implied is not None:
+        return relevance_of(maps, asked=settled), ""
+    try:
+        return relevance_of(maps, asked=settled), ""
+    except ModelError as problem:
+        if settled.method == UNTARGETED:
+            raise
+        plain = replace(asked, method=UNTARGETED)
+        return relevance_of(maps, asked=plain), f"{problem} Drawn with --method {UNTARGETED} instead."
+
+
 def relevance_of(maps: AttentionMaps, *, asked: Asked) -> Relevance:
-    """Return the maps read by the method that was asked for."""
-    if asked.method == Method.rollout:
+    """Return the maps read by a method."""
+    method = asked.method
+    if method == Method.rollout:
         fusion = "mean" if asked.head is None else str(asked.head)
         rolled: Relevance = api.rollout(maps, stream=asked.stream, query=asked.query, head_fusion=fusion)
         return rolled
-    if asked.method.has_target:
+    if method is not None and method.has_target:
         aimed: Relevance = api.relevance(
             maps,
-            method=asked.method.value,
+            method=method.value,
             target=asked.target,
             stream=asked.stream,
             query=asked.query,

@@ -34,6 +34,8 @@ class AttentionMaps:
     readout
         What the model reads its answer from: `cls`, `mean` (over content), `pool` (an attention
         pool), or empty where it is not known. It is the default query.
+    classifies
+        Whether the model's output was class logits; False where that is not known (a recording, a file).
     labels
         Class names by index, where the model has them.
     left_out
@@ -53,6 +55,7 @@ class AttentionMaps:
     source: Source = field(default_factory=Source)
     default_stream: str = ""
     readout: str = ""
+    classifies: bool = False
     labels: tuple[str, ...] | None = None
     left_out: tuple[str, ...] = ()
     rerun: Callable[[], Any] | None = None

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from tiny import tiny_model
 from weights import real_weights
 
 import mmattn as library
@@ -64,9 +65,46 @@ def test_methods_toward_a_target_name_it(mmattn, tiny, photo, tmp_path, method):
     assert f"{method} toward class 7" in library.overlay(seen).caption
 
 
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ((), ("chefer", "top")),
+        (("--target", "7"), ("chefer", "class 7")),
+        (("--query", "cls"), ("look", None)),
+        (("--layer", "3"), ("look", None)),
+        (("--head", "1"), ("look", None)),
+        (("--method", "look"), ("look", None)),
+    ],
+)
+def test_a_model_with_classes_is_read_toward_its_top_class_unless_raw_attention_is_asked_for(
+    mmattn, tiny, photo, options, expected
+):
+    (record,) = json.loads(mmattn("image", photo, "--model", tiny, "--json", "-", *options).out)
+    top = library.relevance(library.attend(tiny, image=photo)).target
+    method, target = expected
+    assert (record["method"], record["target"]) == (method, top if target == "top" else target)
+
+
+def test_a_model_without_classes_shows_its_last_layer(mmattn, photo, tmp_path):
+    name = tiny_model(tmp_path, classes=0)
+    (record,) = json.loads(mmattn("image", photo, "--model", name, "--json", "-").out)
+    assert (record["method"], record["target"]) == ("look", None)
+    ran = mmattn("image", photo, "--model", name, "--json", "-", "--target", "7")
+    assert (ran.code, ran.out) == (2, "")
+    assert "features, not class logits" in ran.err
+
+
+def test_what_cannot_be_read_toward_a_class_is_drawn_without_and_that_is_said(mmattn, photo, tmp_path):
+    name = tiny_model(tmp_path, architecture="vit_dlittle_patch16_reg1_gap_256")
+    ran = mmattn("image", photo, "--model", name, "-o", tmp_path / "seen.png", "--json", "-")
+    assert ran.code == 0
+    assert "Drawn with --method look instead" in ran.err
+    assert json.loads(ran.out)[0]["method"] == "look"
+
+
 def test_json_puts_every_value_at_its_box(mmattn, tiny, photo, tmp_path):
     file = tmp_path / "seen.json"
-    assert mmattn("image", photo, "--model", tiny, "--json", file).code == 0
+    assert mmattn("image", photo, "--model", tiny, "--json", file, "--method", "look").code == 0
     (record,) = json.loads(file.read_text())
     seen = library.look(library.attend(tiny, image=photo))
     values = np.array(record["values"])

@@ -1,5 +1,6 @@
 """Names, files and folders open a model ready to run, or say in one line why not."""
 
+import json
 import pickle
 import socket
 import time
@@ -177,3 +178,17 @@ def test_attend_opens_a_file_by_name(checkpoint):
     maps = mmattn.attend(f"timm:test_vit@{checkpoint}", inputs=torch.rand(1, 3, 160, 160))
     assert maps.source.weights == "mine.safetensors"
     assert maps.layers[0].key_axis.rows == 10
+
+
+def test_class_names_in_a_folder_are_read_however_its_model_is_made(tmp_path, state):
+    save_file(state, str(tmp_path / "model.safetensors"))
+    names = [f"thing {number}" for number in range(7)]
+    config = {"architecture": "test_vit", "num_classes": 7, "label_names": names, "pretrained_cfg": {"num_classes": 7}}
+    (tmp_path / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    model = timm.create_model(f"local-dir:{tmp_path}", pretrained=True).eval()
+    assert adapter.labels(model) == adapter.open(str(tmp_path)).labels == tuple(names)
+    assert adapter.labels(timm.create_model("test_vit", num_classes=7)) is None
+    maps = mmattn.attend(model, inputs=torch.rand(1, 3, *model.patch_embed.img_size))
+    assert mmattn.relevance(maps, target="thing 4").target == "'thing 4' (4)"
+    with pytest.raises(NotFoundError, match="The nearest names are: thing 4"):
+        mmattn.relevance(maps, target="thign 4")

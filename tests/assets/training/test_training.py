@@ -16,9 +16,9 @@ if str(ROOT) not in sys.path:
     sys.path.append(str(ROOT))
 
 from assets.training import checkpoints  # noqa: E402
-from assets.training.compose import Composer, Placed, Scene  # noqa: E402
+from assets.training.compose import Composer, Scene  # noqa: E402
 from assets.training.evaluate import average_precision, evaluate, scored, shown  # noqa: E402
-from assets.training.learning import KeptPatches, Learner, patch_labels  # noqa: E402
+from assets.training.learning import KeptPatches, Learner  # noqa: E402
 from assets.training.model import Recipe, build, load_weights, normalized, save_weights  # noqa: E402
 from assets.training.things import things  # noqa: E402
 from assets.training.train import Watch, train  # noqa: E402
@@ -42,7 +42,7 @@ def weights(path: Path) -> dict[str, torch.Tensor]:
 
 
 def test_a_run_leaves_weights_with_their_classes_and_a_log(trained: Path) -> None:
-    model = load_weights(trained / "vit.safetensors")
+    model = load_weights(trained / "vit")
     assert model.get_classifier().out_features == len(things())
     assert model(torch.zeros(1, 3, 32, 32)).shape == (1, 96)
     lines = [json.loads(line) for line in (trained / "log.jsonl").read_text(encoding="utf-8").splitlines()]
@@ -55,14 +55,14 @@ def test_an_interrupted_run_ends_with_the_same_weights(trained: Path, tmp_path: 
     for _ in range(3):
         train(TINY, tmp_path, watch=replace(WATCH, stop_after=2))
     assert [path.name for path in checkpoints.found(tmp_path)] == [f"checkpoint-000000{n}.mmattn" for n in (4, 6)]
-    one, other = weights(trained / "vit.safetensors"), weights(tmp_path / "vit.safetensors")
+    one, other = weights(trained / "vit"), weights(tmp_path / "vit")
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
 def test_a_finished_run_is_left_as_it_is(trained: Path) -> None:
-    before = (trained / "vit.safetensors").read_bytes()
+    before = (trained / "vit" / "model.safetensors").read_bytes()
     train(TINY, trained, watch=WATCH)
-    assert (trained / "vit.safetensors").read_bytes() == before
+    assert (trained / "vit" / "model.safetensors").read_bytes() == before
 
 
 @pytest.mark.parametrize("keeps", [0, 5, 300, 40_000, -1])
@@ -105,7 +105,7 @@ def test_a_run_is_made_longer_while_its_rate_is_constant_and_not_later(trained: 
     train(TINY, tmp_path, watch=replace(WATCH, stop_after=2))
     train(longer, tmp_path, watch=WATCH)
     train(longer, tmp_path / "at once", watch=WATCH)
-    one, other = weights(tmp_path / "vit.safetensors"), weights(tmp_path / "at once" / "vit.safetensors")
+    one, other = weights(tmp_path / "vit"), weights(tmp_path / "at once" / "vit")
     assert all(torch.equal(one[name], other[name]) for name in one)
     with pytest.raises(InputError, match=r"was trained with steps 6 \(asked: 8\)"):
         train(longer, trained, watch=WATCH)
@@ -134,21 +134,14 @@ def test_a_few_scenes_are_learned_by_heart() -> None:
     assert shown(scenes)[np.arange(len(scenes)), first].mean() > 0.8
 
 
-def test_the_loss_asks_the_class_token_for_all_things_and_each_patch_for_its_own() -> None:
+def test_the_loss_asks_the_class_token_for_all_things() -> None:
     """Written out in float32, on the model as timm runs it."""
     learner = Learner(replace(TINY, patch_dropout=0.0), Composer("held-out", size_px=32))
     scenes = learner.batch(0)
     with torch.no_grad():
-        picture, patches = (float(loss) for loss in learner._shards[0].losses(scenes, None))
-        features = build(TINY).eval().forward_features(normalized(np.stack([scene.pixels for scene in scenes])))
-        logits = build(TINY).get_classifier()(features)
-    truth = torch.from_numpy(shown(scenes)).double()
-    of_patches = torch.zeros(4, 16, 96, dtype=torch.float64)
-    for sample, row in enumerate(patch_labels(scenes, rows=4)):
-        for patch, number in enumerate(row):
-            of_patches[sample, patch, number] = float(number >= 0)
-    assert picture == pytest.approx(entropy(logits[:, 0], truth), rel=0.01)
-    assert patches == pytest.approx(entropy(logits[:, 1:], of_patches), rel=0.01)
+        loss = float(learner._shards[0].loss(scenes, None))
+        logits = build(TINY).eval()(normalized(np.stack([scene.pixels for scene in scenes])))
+    assert loss == pytest.approx(entropy(logits, torch.from_numpy(shown(scenes)).double()), rel=0.01)
 
 
 def entropy(logits: torch.Tensor, truth: torch.Tensor) -> float:
@@ -186,25 +179,6 @@ def test_patches_are_dropped_anew_each_step_and_not_at_the_end() -> None:
     assert learner.kept(5) is None
 
 
-def test_a_patch_shows_the_thing_in_whose_box_it_lies() -> None:
-    for index in range(20):
-        scene = Composer("held-out").scene(index, seed=9)
-        labels = patch_labels([scene], rows=14).reshape(14, 14)
-        for row in range(14):
-            for col in range(14):
-                number = labels[row, col]
-                inside = [each for each in scene.objects if holds(each, 8 * col + 4, 8 * row + 4)]
-                assert number == -1 or things()[number] in [each.thing for each in inside]
-        for each in scene.objects:
-            x0, y0, x1, y1 = each.box_px
-            assert (labels[(y0 + y1) // 16, (x0 + x1) // 16] != -1) or min(x1 - x0, y1 - y0) < 17
-
-
-def holds(each: Placed, x: float, y: float) -> bool:
-    x0, y0, x1, y1 = each.box_px
-    return x0 <= x <= x1 and y0 <= y <= y1
-
-
 def test_average_precision_is_that_of_the_plain_sum() -> None:
     draws = np.random.default_rng(0)
     for _ in range(30):
@@ -237,12 +211,13 @@ def test_a_model_that_knows_the_truth_has_an_average_precision_of_one() -> None:
 
 def test_weights_come_back_in_half_precision_and_a_torn_file_is_refused(tmp_path: Path) -> None:
     model = build(TINY)
-    path = tmp_path / "vit.safetensors"
+    path = tmp_path / "vit"
     save_weights(model.state_dict(), path, recipe=TINY, step=0)
     again = load_weights(path)
     assert all(torch.equal(again.state_dict()[n], v.half().float()) for n, v in model.state_dict().items())
-    path.write_bytes(path.read_bytes()[:-9])
-    with pytest.raises(FormatError, match="does not hold weights"):
+    file = path / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-9])
+    with pytest.raises(FormatError, match="does not hold a model"):
         load_weights(path)
 
 
