@@ -28,6 +28,7 @@ from importlib.resources.abc import Traversable
 from pathlib import Path, PurePosixPath
 
 from mmattn.errors import InputError, MmattnError, NotFoundError, OutputError, nearest
+from mmattn.truth import SceneTruth, read_truth
 from mmattn.wheels import Progress, Wheel, check, download, shown, unpack
 
 PREFIX = "mmattn:"
@@ -191,6 +192,63 @@ def photo_path(name: str) -> Path:
     raise NotFoundError(
         f"There is no photograph {name!r}. There are {nearest(name, photos())}. Pass one of those names."
     )
+
+
+def scenes() -> tuple[str, ...]:
+    """Return the names of the composed scenes that are shipped with the library: what is in each is known.
+
+    Examples
+    --------
+    >>> "zebra-crocodile-axe" in scenes()
+    True
+
+    """
+    return tuple(_truths())
+
+
+def scene_path(name: str) -> Path:
+    """Return the picture of a shipped scene.
+
+    Raises
+    ------
+    NotFoundError
+        There is no such scene; those that there are get listed.
+
+    Examples
+    --------
+    >>> scene_path("car").name
+    'car.webp'
+
+    """
+    return Path(str(_assets().joinpath("scenes", scene_truth(name).file)))
+
+
+def scene_truth(name: str) -> SceneTruth:
+    """Return what is in a shipped scene, with boxes in pixels, and a sentence about it.
+
+    Raises
+    ------
+    NotFoundError
+        As for `scene_path`.
+
+    Examples
+    --------
+    >>> truth = scene_truth("car")
+    >>> truth.nouns, truth.boxes("car"), truth.caption
+    (('car',), ((49, 226, 174, 316),), 'a red car')
+
+    """
+    if name not in _truths():
+        raise NotFoundError(
+            f"There is no scene {name!r}. There are {nearest(name, scenes())}. Pass one of those names."
+        )
+    return _truths()[name]
+
+
+@cache
+def _truths() -> dict[str, SceneTruth]:
+    text = _assets().joinpath("scenes", "scenes.json").read_text(encoding="utf-8")
+    return {PurePosixPath(truth.file).stem: truth for truth in read_truth(text)}
 
 
 def _assets() -> Traversable:

@@ -14,6 +14,7 @@ split is the same whatever else is asked for: the same pixels, with the same rel
 import argparse
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from PIL import Image
@@ -52,12 +53,8 @@ def write_scenes(
             scene = composer.scene(index, seed=seed, least=least, most=most)
             name = f"scene-{index:05d}.png"
             Image.fromarray(scene.pixels).save(folder / name)
-            entries.append(_entry(scene, file=name, draws=_words(composer, seed, index) if captions else None))
-        # last and in one step: a list that is there names files that are there
-        beside = folder / ".scenes.json.part"
-        lines = ",\n".join(json.dumps(entry) for entry in entries)
-        beside.write_text(f"[\n{lines}\n]\n", encoding="utf-8")
-        return beside.replace(folder / "scenes.json")
+            entries.append(entry(scene, file=name, draws=words(composer, seed, index) if captions else None))
+        return write_list(entries, folder)
     except OSError as problem:
         raise OutputError(
             f"{folder} cannot be written: {problem.strerror or problem}. Scenes are PNG files and a scenes.json. "
@@ -65,11 +62,21 @@ def write_scenes(
         ) from problem
 
 
-def _words(composer: Composer, seed: int, index: int) -> Draws:
+def write_list(entries: Sequence[dict[str, object]], folder: Path) -> Path:
+    """Write `scenes.json`, last and in one step: a list that is there names files that are there."""
+    beside = folder / ".scenes.json.part"
+    lines = ",\n".join(json.dumps(each) for each in entries)
+    beside.write_text(f"[\n{lines}\n]\n", encoding="utf-8")
+    return beside.replace(folder / "scenes.json")
+
+
+def words(composer: Composer, seed: int, index: int) -> Draws:
+    """Return the draws that a scene's caption follows from."""
     return Draws("caption", composer.split, seed, index)
 
 
-def _entry(scene: Scene, *, file: str, draws: Draws | None) -> dict[str, object]:
+def entry(scene: Scene, *, file: str, draws: Draws | None) -> dict[str, object]:
+    """Return what `scenes.json` says of a scene; without draws it has no caption."""
     height, width = scene.pixels.shape[:2]
     said = caption(scene.objects, draws, size_px=width) if draws is not None else None
     return {
