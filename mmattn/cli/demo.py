@@ -1,4 +1,4 @@
-"""`mmattn demo`: every job on the bundled photographs with real weights, and a page that shows them.
+"""`mmattn demo`: every job on the bundled photographs and scenes with real weights, and a page that shows them.
 
 Nothing is faked: without the weights nothing is drawn, and one line says how to get them. The
 gallery is made in a folder inside its own, then moved file by file, `index.html` last; other files
@@ -9,7 +9,7 @@ import contextlib
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -28,7 +28,7 @@ def command(
     device: DeviceOption = Device.auto,
     debug: Debug = False,
 ) -> None:
-    """Draw every job on the bundled photographs and write a gallery, DIR/index.html."""
+    """Draw every job on the bundled pictures and write a gallery, DIR/index.html."""
     from mmattn.cli import session
     from mmattn.cli.outputs import check_writable, place_of
 
@@ -43,22 +43,28 @@ def command(
 def _fill(staging: Path, *, model: str, device: Device) -> None:
     """Draw everything into a folder."""
     from mmattn import catalog
-    from mmattn.cli import jobs, session
-    from mmattn.cli.credits import credits
+    from mmattn.cli import jobs, scene_jobs, session
+    from mmattn.cli.credits import credits, scene_credits
     from mmattn.cli.gallery import page
     from mmattn.cli.progress import progress
-    from mmattn.cli.studio import PHOTOS, Studio
+    from mmattn.cli.studio import PHOTOS, SCENES, Studio
 
-    (staging / PHOTOS).mkdir()
-    for name in catalog.photos():
-        shutil.copyfile(catalog.photo_path(name), staging / PHOTOS / catalog.photo_path(name).name)
-    with progress(jobs.step_count(), first=f"Opening {model}") as step:
+    _copy(map(catalog.photo_path, catalog.photos()), staging / PHOTOS)
+    _copy(map(catalog.scene_path, catalog.scenes()), staging / SCENES)
+    with progress(jobs.step_count() + scene_jobs.step_count(), first=f"Opening {model}") as step:
         opened = session.open_model(model, device=device)
         studio = Studio(model=opened, folder=staging, step=step, again=jobs.AGAIN)
         done = list(jobs.run_all(studio))
-    shown = {catalog.photo_path(name).name for name in catalog.photos()}
-    known = [credit for credit in credits() if credit.file in shown]
+        done += scene_jobs.run_all(folder=staging, step=step, device=device)
+    shown = {path.name for folder in (PHOTOS, SCENES) for path in (staging / folder).iterdir()}
+    known = [credit for credit in (*credits(), *scene_credits()) if credit.file in shown]
     (staging / INDEX).write_text(page(done, folder=staging, model=model, credits=known), encoding="utf-8")
+
+
+def _copy(paths: Iterable[Path], folder: Path) -> None:
+    folder.mkdir()
+    for path in paths:
+        shutil.copyfile(path, folder / path.name)
 
 
 @contextlib.contextmanager

@@ -8,7 +8,8 @@ from urllib.parse import quote
 
 import mmattn
 from mmattn.cli.credits import Credit
-from mmattn.cli.studio import PHOTOS, Job, Shot
+from mmattn.cli.scene_jobs import MODEL as SCENE_MODEL
+from mmattn.cli.studio import Job, Shot
 
 _POLICY = "default-src 'none'; img-src 'self' file:; style-src 'unsafe-inline'"
 
@@ -27,9 +28,9 @@ def page(jobs: Sequence[Job], *, folder: Path, model: str, credits: Sequence[Cre
     folder
         Where their pictures lie, for the size of each.
     model
-        The model that drew them.
+        What drew the photographs.
     credits
-        One for each photo that is shown.
+        One for each photo or scene that is shown.
 
     """
     style = files("mmattn.cli").joinpath("gallery.css").read_text(encoding="utf-8")
@@ -49,11 +50,12 @@ def page(jobs: Sequence[Job], *, folder: Path, model: str, credits: Sequence[Cre
 <header>
 <p class="kicker">mmattn {_text(mmattn.__version__)}</p>
 <h1>What a vision model looked at</h1>
-<p class="lead">Every picture here was drawn by <code>mmattn demo</code> from the attention of
-<code>{_text(model)}</code>, captured while it ran. Commands and Python lines work in this folder.</p>
+<p class="lead">Every picture here was drawn by <code>mmattn demo</code> from attention that was captured while a
+model ran: <code>{_text(model)}</code> on photographs, <code>{SCENE_MODEL}</code> on composed scenes. Commands and
+Python lines work in this folder.</p>
 <nav aria-label="Sections">
 {links}
-<a href="#photos">Photographs</a>
+<a href="#pictures">Pictures</a>
 </nav>
 </header>
 <main>
@@ -107,13 +109,14 @@ def _words(line: str) -> str:
 
 def _credits(credits: Sequence[Credit]) -> str:
     rows = "\n".join(
-        f'<tr><td><a href="{_href(f"{PHOTOS}/{credit.file}")}">{_text(credit.file)}</a></td>'
+        f'<tr><td><a href="{_href(f"{credit.folder}/{credit.file}")}">{_text(credit.file)}</a></td>'
         f"<td>{_text(credit.what)}</td><td>{_text(credit.author)}</td><td>{_license(credit)}</td></tr>"
         for credit in credits
     )
-    return f"""<section id="photos">
-<h2>Photographs</h2>
-<p class="sentence">All are free to use and pass on; two ask for their author's name.</p>
+    return f"""<section id="pictures">
+<h2>Photographs and scenes</h2>
+<p class="sentence">All are free to use and pass on; those under a CC BY licence ask for their author's name, those
+under MIT for its notice.</p>
 <div class="table"><table>
 <thead><tr><th>File</th><th>What</th><th>Author</th><th>Licence</th></tr></thead>
 <tbody>

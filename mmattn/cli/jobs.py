@@ -11,10 +11,11 @@ from mmattn.catalog import photo_path, photos
 from mmattn.cli import session
 from mmattn.cli.options import Asked, Method
 from mmattn.cli.records import image_record, write_json
-from mmattn.cli.studio import PHOTOS, Job, Studio, photo_file
+from mmattn.cli.studio import PHOTOS, Job, Studio
 from mmattn.readers import read_photo
 
-WHOLE = Asked(keep_aspect=True)
+LOOK = Asked(method=Method.look)
+WHOLE = replace(LOOK, keep_aspect=True)
 
 # The photos that several jobs draw; only their maps are kept, some 70 MB each.
 AGAIN = frozenset(("astronaut", "coffee", "dogs", "fig", "rocket"))
@@ -40,7 +41,7 @@ def _class_token(studio: Studio) -> Job:
         title="What the model looked at",
         sentence="The class token's attention in the last layer, mean over heads: where the answer was gathered.",
         shots=tuple(studio.overlay(name, WHOLE, file=f"class-token/{name}.png") for name in photos()),
-        commands=(studio.command(PHOTOS, out="class-token", options="--keep-aspect"),),
+        commands=(studio.command(PHOTOS, out="class-token", options="--method look --keep-aspect"),),
         python=studio.attend_line("chelsea", WHOLE)
         + 'mmattn.overlay(mmattn.look(maps)).save("class-token/chelsea.png")',
     )
@@ -56,7 +57,7 @@ def _patch(studio: Studio) -> Job:
             for name, point in QUERIES.items()
         ),
         commands=tuple(
-            studio.command(photo_file(name), out=f"patch/{name}.png", options=f"--query {x},{y} --keep-aspect")
+            studio.command(studio.file(name), out=f"patch/{name}.png", options=f"--query {x},{y} --keep-aspect")
             for name, (x, y) in QUERIES.items()
         ),
         python=studio.attend_line("dogs", WHOLE)
@@ -84,7 +85,7 @@ def _rollout(studio: Studio) -> Job:
         + (note if studio.by_default else ""),
         shots=tuple(shots),
         commands=(
-            studio.command(photo_file("coffee"), out="coffee-rollout.png", options="--method rollout --keep-aspect"),
+            studio.command(studio.file("coffee"), out="coffee-rollout.png", options="--method rollout --keep-aspect"),
         ),
         python=studio.attend_line("coffee", WHOLE) + "layer, layers = mmattn.look(maps), mmattn.rollout(maps)\n"
         "drawings = [maps.media[0], mmattn.overlay(layer), mmattn.overlay(layers)]\n"
@@ -100,7 +101,7 @@ def _heads(studio: Studio) -> Job:
         title="Every layer, every head",
         sentence="The class token's attention in each head of each layer, all on one scale, so that tiles compare.",
         shots=(studio.overlay("rocket", replace(WHOLE, head_grid=True), file="heads/rocket.png"),),
-        commands=(studio.command(photo_file("rocket"), out="heads/rocket.png", options="--head-grid --keep-aspect"),),
+        commands=(studio.command(studio.file("rocket"), out="heads/rocket.png", options="--head-grid --keep-aspect"),),
         python=studio.attend_line("rocket", WHOLE) + 'mmattn.head_grid(maps).save("heads/rocket.png")',
         layout="beside",
     )
@@ -117,7 +118,7 @@ def _last_heads(studio: Studio) -> Job:
         sentence="Heads divide the work. Each is drawn on its own scale, which stands below it.",
         shots=(studio.save(drawing, file="last-heads/astronaut.png", maps=maps),),
         commands=(
-            studio.command(photo_file("astronaut"), out="astronaut-head-0.png", options="--head 0 --keep-aspect"),
+            studio.command(studio.file("astronaut"), out="astronaut-head-0.png", options="--head 0 --keep-aspect"),
         ),
         python=studio.attend_line("astronaut", WHOLE)
         + f"drawings = [mmattn.overlay(mmattn.look(maps, head=head)) for head in range({heads})]\n"
@@ -138,7 +139,9 @@ def _contour(studio: Studio) -> Job:
         title="Patches as they are",
         sentence="No interpolation: one box a patch. The line holds the fewest patches with 60 % of the attention.",
         shots=tuple(shots),
-        commands=(studio.command(photo_file("dogs"), out="dogs-block.png", options="--block --keep-aspect"),),
+        commands=(
+            studio.command(studio.file("dogs"), out="dogs-block.png", options="--method look --block --keep-aspect"),
+        ),
         python=studio.attend_line("dogs", WHOLE)
         + "drawing = mmattn.overlay(mmattn.look(maps), smooth=False, contour=0.6)\n"
         'drawing.save("contour/dogs.png")',
@@ -152,9 +155,9 @@ def _cropped(studio: Studio) -> Job:
         title="What the model never saw",
         sentence="By default a model gets the picture as in its own evaluation, here a center crop. "
         "What that cuts off is hatched: not seen is not zero.",
-        shots=tuple(studio.overlay(name, Asked(), file=f"cropped/{name}.png") for name in names),
-        commands=(studio.command(*(photo_file(name) for name in names), out="cropped"),),
-        python=studio.attend_line("dogs", Asked()) + 'mmattn.overlay(mmattn.look(maps)).save("cropped/dogs.png")',
+        shots=tuple(studio.overlay(name, LOOK, file=f"cropped/{name}.png") for name in names),
+        commands=(studio.command(*(studio.file(name) for name in names), out="cropped", options="--method look"),),
+        python=studio.attend_line("dogs", LOOK) + 'mmattn.overlay(mmattn.look(maps)).save("cropped/dogs.png")',
     )
 
 
@@ -163,7 +166,7 @@ def _exports(studio: Studio) -> Job:
     shots = [studio.overlay("fig", WHOLE, file=f"exports/fig.{suffix}") for suffix in ("svg", "pdf", "html")]
     studio.step("exports/fig.json")
     relevance = session.relevance_of(maps, asked=WHOLE)
-    record = image_record(relevance, model=studio.model.name, source=photo_file("fig"))
+    record = image_record(relevance, model=studio.model.name, source=studio.file("fig"))
     write_json([record], to=str(studio.folder / "exports/fig.json"))
     return Job(
         key="exports",
@@ -172,8 +175,10 @@ def _exports(studio: Studio) -> Job:
         "and the numbers, with the box of every patch, as JSON.",
         shots=(shots[0],),
         commands=(
-            studio.command(photo_file("fig"), out="exports/fig.svg", options="--keep-aspect --json exports/fig.json"),
-            studio.command(photo_file("fig"), out="exports/fig.pdf", options="--keep-aspect"),
+            studio.command(
+                studio.file("fig"), out="exports/fig.svg", options="--method look --keep-aspect --json exports/fig.json"
+            ),
+            studio.command(studio.file("fig"), out="exports/fig.pdf", options="--method look --keep-aspect"),
         ),
         python=studio.attend_line("fig", WHOLE) + 'mmattn.overlay(mmattn.look(maps)).save("exports/fig.svg")',
         files=(*(shot.file for shot in shots), "exports/fig.json"),
@@ -182,7 +187,7 @@ def _exports(studio: Studio) -> Job:
 
 
 def _saved(studio: Studio) -> Job:
-    small = Asked(size_px=224)
+    small = replace(LOOK, size_px=224)
     studio.step("saved/horse.safetensors")
     file = studio.folder / "saved/horse.safetensors"
     file.parent.mkdir(exist_ok=True)

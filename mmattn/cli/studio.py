@@ -13,7 +13,7 @@ from mmattn.readers import read_photo
 from mmattn.render import Drawing
 from mmattn.schema.maps import AttentionMaps
 
-PHOTOS = "photos"
+PHOTOS, SCENES = "photos", "scenes"
 
 Step = Callable[[str], None]
 
@@ -59,26 +59,31 @@ class Job:
 
 @dataclass(kw_only=True)
 class Studio:
-    """The open model and the folder that is filled; maps of photos that come again are kept."""
+    """The open model and the folder that is filled; maps of pictures that come again are kept.
+
+    Pictures are named, `path_of` says where one is, and `pictures` the folder of the gallery that has a copy.
+    """
 
     model: session.Model
     folder: Path
     step: Step
     again: frozenset[str]
+    path_of: Callable[[str], Path] = photo_path
+    pictures: str = PHOTOS
     maps: dict[tuple[str, int | None, bool], AttentionMaps] = field(default_factory=dict)
 
     def attend(self, name: str, asked: Asked) -> AttentionMaps:
-        """Return the maps of a bundled photo at the size that was asked for."""
+        """Return the maps of a bundled picture at the size that was asked for."""
         key = (name, asked.size_px, asked.keep_aspect)
         if key in self.maps:
             return self.maps[key]
-        maps = session.attend_to(read_photo(photo_path(name)), model=self.model, asked=asked)
+        maps = session.attend_to(read_photo(self.path_of(name)), model=self.model, asked=asked)
         if name in self.again:
             self.maps[key] = maps
         return maps
 
     def save(self, drawing: Drawing, *, file: str, maps: AttentionMaps) -> Shot:
-        """Write one picture; its caption says of which photo it is, and which model and weights drew it."""
+        """Write one picture; its caption says of which picture it is, and which model and weights drew it."""
         self.step(file)
         drawing.save(self.folder / file)
         source = maps.source
@@ -86,9 +91,13 @@ class Studio:
         return Shot(file=file, caption=f"{name}, {source.weights} ({source.model}), {source.preprocessing}")
 
     def overlay(self, name: str, asked: Asked, *, file: str) -> Shot:
-        """Draw one photo as `mmattn image` does."""
+        """Draw one picture as `mmattn image` does."""
         maps = self.attend(name, asked)
         return self.save(session.drawing_of(maps, asked=asked), file=file, maps=maps)
+
+    def file(self, name: str) -> str:
+        """Return where a picture lies in the gallery."""
+        return f"{self.pictures}/{self.path_of(name).name}"
 
     @property
     def by_default(self) -> bool:
@@ -101,14 +110,9 @@ class Studio:
         return shlex.join(["mmattn", "image", *inputs, "-o", out, *options.split(), *named])
 
     def attend_line(self, name: str, asked: Asked) -> str:
-        """Return the Python lines that make the maps of a photo."""
+        """Return the Python lines that make the maps of a picture."""
         sizes = {"size_px": asked.size_px, "keep_aspect": asked.keep_aspect or None}
         given = ", ".join(f"{key}={value}" for key, value in sizes.items() if value is not None)
         options = f", options=TimmOptions({given})" if given else ""
         imports = "import mmattn\n" + ("from mmattn.adapters.vit.timm import TimmOptions\n" if given else "")
-        return f'{imports}\nmaps = mmattn.attend("{self.model.name}", image="{photo_file(name)}"{options})\n'
-
-
-def photo_file(name: str) -> str:
-    """Return where a bundled photograph lies in the gallery."""
-    return f"{PHOTOS}/{photo_path(name).name}"
+        return f'{imports}\nmaps = mmattn.attend("{self.model.name}", image="{self.file(name)}"{options})\n'

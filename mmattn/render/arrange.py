@@ -50,7 +50,7 @@ def side_by_side(
             "title for each or none at all. Pass titles=None, or as many as drawings."
         )
     names = list(titles) if titles is not None else [getattr(drawing, "title", "") for drawing in drawings]
-    panels = [_panel(drawing, name) for drawing, name in zip(drawings, names, strict=True)]
+    panels = [one_panel(drawing, name) for drawing, name in zip(drawings, names, strict=True)]
     bars = {panel.bar for panel in panels if panel.bar is not None}
     bar = bars.pop() if len(bars) == 1 else None
     keys = tuple(dict.fromkeys(key for panel in panels for key in panel.keys)) if bar is not None else ()
@@ -69,10 +69,11 @@ def _shared(captions: Sequence[str]) -> tuple[str, list[str]]:
     return SEPARATOR.join(common), [SEPARATOR.join(part for part in own if part not in common) for own in parts]
 
 
-def _panel(drawing: Drawing | Photo, title: str) -> Panel:
+def one_panel(drawing: Drawing | Photo, title: str) -> Panel:
+    """Return the one panel that a drawing or a photo is, with its legend."""
     if not isinstance(drawing, Drawing | Photo):
         raise InputError(
-            f"A {type(drawing).__name__} cannot stand side by side. Drawings and Photos can. Pass what mmattn.overlay "
+            f"A {type(drawing).__name__} cannot stand in a drawing. Drawings and Photos can. Pass what mmattn.overlay "
             "returned, maps.media[0], or mmattn.readers.read_photo(picture)."
         )
     if isinstance(drawing, Photo):
@@ -81,7 +82,7 @@ def _panel(drawing: Drawing | Photo, title: str) -> Panel:
         return Panel(space=space, marks=(Raster(pixels=drawing.pixels, box=space),), title=title)
     if len(drawing.panels) != 1:
         raise InputError(
-            f"One of the drawings has {len(drawing.panels)} panels. Only drawings of one panel stand side by side. "
+            f"One of the drawings has {len(drawing.panels)} panels. Only drawings of one panel stand in another. "
             "Save a sheet by itself."
         )
     panel = drawing.panels[0]

@@ -12,7 +12,7 @@ from PIL import Image
 
 from mmattn import catalog
 from mmattn.cli import main
-from mmattn.cli.credits import Credit, credits
+from mmattn.cli.credits import Credit, credits, scene_credits
 from mmattn.cli.gallery import page
 from mmattn.cli.studio import Job
 
@@ -82,7 +82,7 @@ def test_every_link_and_picture_is_there(gallery):
 
 def test_every_picture_says_what_drew_it_and_how_large_it_is(gallery):
     for picture in read(gallery).pictures:
-        assert "tiny.safetensors" in str(picture["alt"])
+        assert any(model in str(picture["alt"]) for model in ("tiny.safetensors", "mmattn:vit"))
         if not str(picture["src"]).endswith(".svg"):
             assert Image.open(gallery / str(picture["src"])).size == (
                 int(str(picture["width"])),
@@ -90,11 +90,11 @@ def test_every_picture_says_what_drew_it_and_how_large_it_is(gallery):
             )
 
 
-def test_every_photo_has_author_and_licence(gallery):
+def test_every_photo_and_scene_has_author_and_licence(gallery):
     text = (gallery / "index.html").read_text()
-    files = {catalog.photo_path(name).name for name in catalog.photos()}
-    assert {credit.file for credit in credits()} == files
-    for credit in credits():
+    assert {credit.file for credit in credits()} == {catalog.photo_path(name).name for name in catalog.photos()}
+    assert {credit.file for credit in scene_credits()} == {catalog.scene_path(name).name for name in catalog.scenes()}
+    for credit in (*credits(), *scene_credits()):
         assert credit.author.split(" (")[0].replace('"', "") in text.replace("&quot;", "").replace('"', "")
         assert credit.license.split(" (")[0] in text
 
@@ -102,7 +102,8 @@ def test_every_photo_has_author_and_licence(gallery):
 def test_lines_of_the_gallery_draw_its_pictures(gallery, tmp_path):
     """Run every Python block and every command in a copy without pictures; the same pixels come out."""
     shown = read(gallery)
-    (tmp_path / "photos").symlink_to(gallery / "photos")
+    for folder in ("photos", "scenes"):
+        (tmp_path / folder).symlink_to(gallery / folder)
     with contextlib.chdir(tmp_path):
         for block in shown.blocks:
             if block[0].startswith("mmattn "):
