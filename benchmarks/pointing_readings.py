@@ -24,7 +24,7 @@ from mmattn.schema.maps import AttentionMaps
 from mmattn.schema.results import Relevance
 
 OURS = "mmattn:vit"
-LAST, HEAD, ROLLOUT = "last layer", "last layer, best head", "rollout"
+LAST, HEAD, ROLLOUT, LEAST = "last layer", "last layer, best head", "rollout", "rollout, least over heads"
 TIMES_LAST, TIMES, GRAD_ROLLOUT = "attention x gradient, last layer", "attention x gradient", "gradient rollout"
 CHEFER = "Chefer"
 _LARGEST_PX = 224
@@ -115,6 +115,7 @@ def readings(subject: Subject, *, head: int) -> tuple[Reading, ...]:
         Reading(name=LAST, aimed=False, each=mmattn.look, door=mmattn.look),
         _one_head(head),
         Reading(name=ROLLOUT, aimed=False, each=mmattn.rollout, door=mmattn.rollout),
+        Reading(name=LEAST, aimed=False, each=_least, door=_least),
     )
     aimed = (
         Reading(
@@ -151,6 +152,11 @@ def _one_head(head: int, name: str = HEAD) -> Reading:
         return mmattn.look(maps, head=head)
 
     return Reading(name=name, aimed=False, each=asked, door=asked)
+
+
+def _least(maps: AttentionMaps) -> Any:
+    """Return rollout over what all heads agree on (Gildenblat 2020, "Exploring explainability for ViTs")."""
+    return mmattn.rollout(maps, head_fusion="min")
 
 
 def _door(method: str) -> Callable[[AttentionMaps], Any]:

@@ -170,7 +170,10 @@ def small_subject() -> Subject:
 def test_a_model_without_targets_is_read_without() -> None:
     subject = small_subject()
     chosen = readings(subject, head=2)
-    assert [one.name for one in chosen] == ["last layer", "last layer, best head", "rollout"]
+    assert [one.name for one in chosen] == [
+        *("last layer", "last layer, best head"),
+        *("rollout", "rollout, least over heads"),
+    ]
     maps = subject.attend([np.zeros((64, 64, 3), np.uint8)])
     assert len(heads_of_last(maps)) == 3
     found = read(maps, chosen, target=[None])
