@@ -22,6 +22,7 @@ from mmattn.interception import intervene as write
 from mmattn.interception.protocol import MediaGiven
 from mmattn.opening import open_model
 from mmattn.render.drawing import Drawing
+from mmattn.schema.axes import PatchGrid, Tokens
 from mmattn.schema.layers import Kind
 from mmattn.schema.maps import AttentionMaps, keep, keep_weakly
 from mmattn.schema.results import Relevance
@@ -257,6 +258,8 @@ def relevance(
 
 
 overlay = render.overlay
+links = render.links
+word_grid = render.word_grid
 side_by_side = render.side_by_side
 
 
@@ -321,6 +324,8 @@ def head_grid(
 def draw(anything: Any) -> Any:
     """Return the drawing that fits: maps are rolled out and overlaid, a relevance is overlaid, a batch gives a list.
 
+    A relevance between the words of a text and the patches of a picture is drawn as links.
+
     Examples
     --------
     >>> import mmattn, timm, torch
@@ -331,7 +336,8 @@ def draw(anything: Any) -> Any:
     if isinstance(anything, Drawing):
         return anything
     if isinstance(anything, Relevance):
-        return overlay(anything)
+        between = isinstance(anything.query_axis, Tokens) and isinstance(anything.axis, PatchGrid)
+        return links(anything) if between else overlay(anything)
     if isinstance(anything, AttentionMaps):
         found = rollout(anything)
         return [overlay(one) for one in found] if isinstance(found, list) else overlay(found)

@@ -43,6 +43,11 @@ tries = {
     "overlay opacity True": lambda: mmattn.overlay(seen, opacity=True),
     "overlay row": lambda: mmattn.overlay(seen, row=0.5),
     "overlay contour": lambda: mmattn.overlay(seen, contour="x"),
+    "links maps": lambda: mmattn.links(maps),
+    "links list": lambda: mmattn.links([seen]),
+    "links of a class token": lambda: mmattn.links(seen),
+    "word_grid maps": lambda: mmattn.word_grid(maps),
+    "word_grid of a class token": lambda: mmattn.word_grid(seen),
     "head_grid relevance": lambda: mmattn.head_grid(seen),
     "head_grid path": lambda: mmattn.head_grid(maps, layers="blocks.1.attn"),
     "head_grid paths": lambda: mmattn.head_grid(maps, layers=["blocks.1.attn"]),
@@ -70,6 +75,6 @@ print(json.dumps(said))
 def test_every_wrong_argument_gets_one_line_of_ours():
     run = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, check=True)
     said = json.loads(run.stdout.splitlines()[-1])
-    assert len(said) == 38
+    assert len(said) == 43
     assert {name: kind for name, (kind, _) in said.items() if kind != "ours"} == {}
     assert {name: line for name, (_, line) in said.items() if "\n" in line or not line} == {}

@@ -2,8 +2,9 @@
 
 Sequential maps (viridis, inferno, magma, cividis: Smith and van der Walt 2015, Nunez et al. 2018)
 rise evenly in lightness; the diverging one is Moreland's (2009, "Diverging Color Maps for
-Scientific Visualization"). They are kept as 33 anchors each, at most 2 levels of 255 from the
-originals (7 for cividis), so that matplotlib is not needed to draw. Never a rainbow by default.
+Scientific Visualization"); OrRd, for words on white paper, is ColorBrewer's (Harrower and Brewer
+2003). They are kept as 33 anchors each, at most 2 levels of 255 from the originals (7 for cividis),
+so that matplotlib is not needed to draw. Never a rainbow by default.
 
 A flat map never looks sharp: the span of a scale is at least the mean level of its values. A map
 that varies by 5 % therefore takes up a tenth of the colors, and says in its caption that it is
@@ -37,6 +38,10 @@ _ANCHORS = {
     "cividis": (
         "00224e00285b002e6a0533711a386f273e6e32436d3b496c434e6c4b546c535a6d5a5f6e61656f686a716f70737676767d7c78838179"
         "8b8778928d789a9376a29975aaa073b3a670bbad6dc3b369ccba64d4c15fddc858e6d051efd748f8df3cfee838"
+    ),
+    "OrRd": (
+        "fff7ecfff3e3feefdafeecd1fee8c8fee3bdfddeb3fdd9a8fdd49efdce97fdc791fdc18afdba83fdaf79fca36efc9863fc8c59f98455"
+        "f67a51f2704cef6548e9583ee34b34dd3e2ad7301fce2417c51810bc0c08b30000a600009900008c00007f0000"
     ),
     "coolwarm": (
         "3b4cc0445acc4e68d85875e16282ea6c8ff1779af782a6fb8db0fe98b9ffa3c2feaec9fcb9d0f9c3d5f4ccd9edd5dbe5dddcdce4d9d2"

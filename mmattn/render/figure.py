@@ -7,6 +7,7 @@ map, so `fig.colorbar` works on it.
 
 import io
 import warnings
+from dataclasses import replace
 from typing import Any, assert_never
 
 import numpy as np
@@ -14,7 +15,7 @@ from jaxtyping import Float
 from matplotlib import font_manager, rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.collections import LineCollection
+from matplotlib.collections import LineCollection, PolyCollection
 from matplotlib.colors import ListedColormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
@@ -22,10 +23,10 @@ from matplotlib.patches import Rectangle
 from matplotlib.patheffects import Normal as PlainStroke
 from matplotlib.patheffects import Stroke, withStroke
 
-from mmattn.render import color, field, fonts
+from mmattn.render import brush, color, field, fonts
 from mmattn.render.drawing import Drawing, Panel
 from mmattn.render.layout import Layout, Rect, Strip, Swatch, Text, arrange
-from mmattn.render.marks import Boxes, Color, Dots, Heat, Key, Labels, Lines, Mark, Raster, Unseen
+from mmattn.render.marks import Boxes, Color, Dots, Fills, Heat, Key, Labels, Lines, Mark, Raster, Strokes, Unseen
 
 DPI = 96.0
 HALO = "#101014"
@@ -63,7 +64,7 @@ def draw_into(drawing: Drawing, ax: Axes) -> Axes:
 
 def encode(drawing: Drawing, suffix: str, *, width_px: int | None = None, dpi: float = DPI) -> bytes:
     """Return the drawing as the bytes of an `svg` or `pdf` file, `dpi` pixels of the layout to an inch."""
-    figure = render(drawing, width_px=width_px, dpi=dpi)
+    figure = render(_as_text(drawing) if suffix == "svg" else drawing, width_px=width_px, dpi=dpi)
     target = io.BytesIO()
     metadata: dict[str, Any] = {"Date": None} if suffix == "svg" else {"CreationDate": None}
     with rc_context(_STYLE), warnings.catch_warnings():
@@ -71,6 +72,15 @@ def encode(drawing: Drawing, suffix: str, *, width_px: int | None = None, dpi: f
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         figure.savefig(target, format=suffix, metadata=metadata, dpi=_FINER * dpi)
     return target.getvalue()
+
+
+def _as_text(drawing: Drawing) -> Drawing:
+    """Return a drawing whose words stay themselves, whatever fonts are here: who opens the file may have them."""
+    panels = [
+        replace(panel, marks=tuple(replace(m, instead=()) if isinstance(m, Labels) else m for m in panel.marks))
+        for panel in drawing.panels
+    ]
+    return replace(drawing, panels=tuple(panels))
 
 
 def _axes(figure: Figure, layout: Layout, rect: Rect) -> Axes:
@@ -108,6 +118,13 @@ def _mark(axes: Axes, mark: Mark, panel: Panel, unit: float, order: int) -> None
             _paths(axes, mark, mark.paths, unit, order)
             for path in mark.paths if mark.arrow else ():
                 _arrow(axes, path, mark, unit, order)
+        case Strokes():
+            _strokes(axes, mark, unit, order)
+        case Fills():
+            axes.add_collection(
+                PolyCollection(list(mark.outlines()), facecolors=mark.colors / 255, linewidths=0, zorder=order),
+                autolim=False,
+            )
         case Boxes():
             _paths(axes, mark, mark.boxes[:, _ROUND], unit, order)
         case Dots():
@@ -122,7 +139,7 @@ def _mark(axes: Axes, mark: Mark, panel: Panel, unit: float, order: int) -> None
                 zorder=order,
             )
         case Labels():
-            _labels(axes, mark, unit, order)
+            _labels(axes, mark, _point(axes, panel) if mark.scaled else unit, order)
         case _:
             assert_never(mark)
 
@@ -182,16 +199,47 @@ def _paths(axes: Axes, mark: Lines | Boxes, paths: Float[np.ndarray, "line point
     axes.add_collection(lines, autolim=False)
 
 
+def _strokes(axes: Axes, mark: Strokes, unit: float, order: int) -> None:
+    """Each line over its own rim, one after the other, so that what crosses is seen to cross."""
+    rims = (1.6, 0.0) if mark.halo else (0.0,)
+    # Line and rim are blended one after the other here: the line stronger, the rim fainter, so that it looks as one.
+    over = 1.0 - (1.0 - mark.opacities) ** 1.6 if mark.halo else mark.opacities
+    inks = np.repeat(np.concatenate([mark.colors / 255, over[:, None]], axis=1), len(rims), axis=0)
+    if mark.halo:
+        inks[::2, :3], inks[::2, 3] = np.array(brush.HALO) / 255, mark.opacities * (0.5 + 0.5 * mark.opacities)
+    dashes = [(0, (3.0, 1.6)) if broken else "solid" for broken in brush.broken(mark)]
+    axes.add_collection(
+        LineCollection(
+            list(np.repeat(mark.paths, len(rims), axis=0)),
+            colors=inks,
+            linewidths=((mark.widths_px[:, None] + np.array(rims)) * unit).ravel(),
+            linestyles=[dash for dash in dashes for _ in rims],
+            capstyle="butt",
+            zorder=order,
+        ),
+        autolim=False,
+    )
+
+
+def _point(axes: Axes, panel: Panel) -> float:
+    """Return how many points of type one unit of the panel is, as the axes stand now."""
+    box = axes.get_window_extent()
+    x0, y0, x1, y1 = panel.space
+    return 72 / axes.figure.dpi * min(box.width / (x1 - x0), box.height / (y1 - y0))
+
+
 def _labels(axes: Axes, mark: Labels, unit: float, order: int) -> None:
-    for (x, y), text in zip(mark.points.tolist(), mark.texts, strict=True):
+    for (x, y), word, other in zip(mark.points.tolist(), mark.texts, mark.instead or mark.texts, strict=True):
+        text = word if fonts.drawable(word) else other
         axes.text(
             x,
-            y,
+            y + 0.36 * mark.size_px if mark.scaled else y,
             fonts.clean(text),
             color=_hex(mark.color),
             fontsize=mark.size_px * unit,
+            fontweight="bold" if mark.bold else "normal",
             ha=mark.anchor,
-            va="center",
+            va="baseline" if mark.scaled else "center",  # words in a row stand on one line
             zorder=order,
             parse_math=False,
             fontfamily=_families(),
@@ -252,6 +300,11 @@ def _swatch(axes: Axes, key: Key, unit: float) -> None:
             _paths(axes, line, line.paths, unit, 2)
         case "dot":
             axes.plot([0.5], [0.5], marker="o", color=_hex(key.color), markeredgecolor=HALO)
+        case "dashed":
+            _strokes(axes, brush.sample(width=1, height=1), unit, 2)
+        case "strokes":
+            inks = [HALO, _hex(key.color)]
+            axes.add_collection(PolyCollection(list(brush.wedge(width=1, height=1)), facecolors=inks, zorder=2))
         case _:
             assert_never(key.kind)
 

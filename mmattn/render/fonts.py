@@ -50,12 +50,15 @@ def files(bold: bool = False) -> tuple[Path, ...]:
 
 
 @lru_cache(maxsize=64)
-def fonts(size_px: int, bold: bool = False) -> tuple["FreeTypeFont", ...]:
-    """Return the fonts of one size, the first being the usual one; Pillow's own if no other is there."""
+def fonts(size_px: int, bold: bool = False, shaped: bool = False) -> tuple["FreeTypeFont", ...]:
+    """Return the fonts of one size, the first being the usual one; Pillow's own if no other is there.
+
+    `shaped` lets Pillow join letters and set them from right to left, which it does through libraqm.
+    """
     from PIL import ImageFont
 
-    basic = ImageFont.Layout.BASIC
-    opened = tuple(ImageFont.truetype(str(path), size_px, layout_engine=basic) for path in files(bold))
+    engine = ImageFont.Layout.RAQM if shaped else ImageFont.Layout.BASIC
+    opened = tuple(ImageFont.truetype(str(path), size_px, layout_engine=engine) for path in files(bold))
     if opened:
         return opened
     default = ImageFont.load_default(size_px)
@@ -68,9 +71,17 @@ def clean(text: str) -> str:
     return " ".join(kept.split())
 
 
+def drawable(text: str) -> bool:
+    """Say whether the fonts here have every character of a text, and its letters can be joined and ordered."""
+    return all(c.isascii() or _found(c, False) is not None for c in clean(text)) and not (_joined(text) and not raqm())
+
+
 def runs(text: str, *, size_px: int, bold: bool = False) -> list[tuple[str, "FreeTypeFont"]]:
     """Return the text in pieces, each with the first font that has its characters."""
-    available = fonts(size_px, bold)
+    shaped = _joined(text)
+    if shaped and not raqm():
+        _warn_of_order()
+    available = fonts(size_px, bold, shaped and raqm())
     pieces = groupby(text, key=lambda character: _font_for(character, bold))
     return [("".join(group), available[index]) for index, group in pieces]
 
@@ -118,12 +129,45 @@ def _font_for(character: str, bold: bool) -> int:
     """Return the first font that draws the character otherwise than as its box for a missing one."""
     if character.isascii():
         return 0
-    for index, font in enumerate(fonts(16, bold)):
-        if bytes(font.getmask(character)) != bytes(font.getmask("\U0010ffff")):
-            return index
+    found = _found(character, bold)
+    if found is not None:
+        return found
     warnings.warn(
         f"No font here has the character {character!r}: it is drawn as an empty box. "
         "Install a font that has it, such as Noto Sans CJK, or save as .svg, where it stays text.",
         stacklevel=2,
     )
     return 0
+
+
+@lru_cache(maxsize=8192)
+def _found(character: str, bold: bool) -> int | None:
+    for index, font in enumerate(fonts(16, bold)):
+        if bytes(font.getmask(character)) != bytes(font.getmask("\U0010ffff")):
+            return index
+    return None
+
+
+@lru_cache(maxsize=1)
+def raqm() -> bool:
+    """Say whether Pillow can join letters and order them from right to left."""
+    from PIL import features
+
+    return bool(features.check("raqm")) and bool(features.check("fribidi"))
+
+
+def _joined(text: str) -> bool:
+    """Say whether some letters run from right to left or change with their neighbors."""
+    return not text.isascii() and any(
+        unicodedata.bidirectional(c) in ("R", "AL") or "\u0900" <= c <= "\u109f" or "\u1780" <= c <= "\u17ff"
+        for c in text
+    )
+
+
+@lru_cache(maxsize=1)
+def _warn_of_order() -> None:
+    warnings.warn(
+        "This Pillow has no libraqm: letters from right to left, and those that join, are drawn in the wrong order. "
+        "Install the wheel of Pillow and fribidi, or save as .svg, where they stay text.",
+        stacklevel=2,
+    )

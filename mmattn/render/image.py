@@ -33,7 +33,7 @@ SATURATION = 0.3
 # With more patches a side than this they are so small that a strong outline would cover them.
 _FINE = 40
 _ANY = Scale(vmin=0.0, vmax=1.0)
-_UNITS = {
+UNITS = {
     "share": "share of attention",
     "relevance": "relevance",
     "signed relevance": "relevance, for and against",
@@ -265,14 +265,18 @@ def color_bar(relevance: Relevance, heat: Heat, *, row: int = 0) -> ColorBar:
     uniform = uniform_share(relevance, row=row) if relevance.unit == "share" and relevance.uniform is not None else None
     on_scale = uniform is not None and heat.scale.vmin < uniform < heat.scale.vmax
     ticks = ((uniform, "uniform"),) if on_scale and uniform is not None else ()
-    return ColorBar(scale=heat.scale, paint=heat.paint, label=_UNITS[relevance.unit], ticks=ticks)
+    return ColorBar(scale=heat.scale, paint=heat.paint, label=UNITS[relevance.unit], ticks=ticks)
 
 
-def describe(relevance: Relevance, scale: Scale, *, row: int) -> str:
-    """Return the caption: how it was read, who asked, which model and weights, and how the scale was chosen."""
+def describe(relevance: Relevance, scale: Scale, *, row: int | None) -> str:
+    """Return the caption: how it was read, who asked, which model and weights, and how the scale was chosen.
+
+    Without a `row` nobody in particular asked.
+    """
     options = _options(relevance.parameters)
     toward = f" toward {relevance.target}" if relevance.target else ""
-    parts = [relevance.method + toward + (f" ({options})" if options else ""), f"query: {relevance.labels[row]}"]
+    parts = [relevance.method + toward + (f" ({options})" if options else "")]
+    parts += [] if row is None else [f"query: {relevance.labels[row]}"]
     source = relevance.source
     parts.append(f"{source.model}, {source.weights}")
     if source.preprocessing:

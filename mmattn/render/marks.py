@@ -9,14 +9,14 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Bool, Float, UInt8
 
 from mmattn.errors import InputError
 
 Box: TypeAlias = tuple[float, float, float, float]
 Color: TypeAlias = tuple[int, int, int]
 Anchor: TypeAlias = Literal["left", "center", "right"]
-KeyKind: TypeAlias = Literal["unseen", "box", "line", "dot"]
+KeyKind: TypeAlias = Literal["unseen", "box", "line", "dot", "strokes", "dashed"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,6 +175,79 @@ class Lines:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
+class Strokes:
+    """Polylines that differ in width, opacity and color, painted in their order.
+
+    Parameters
+    ----------
+    paths
+        `[line, point, 2]` as x, y; a shorter path repeats its last point.
+    widths_px, opacities, colors
+        One of each for a line; an opacity is a share from 0 to 1.
+    dashed
+        Which lines are broken into dashes.
+    halo
+        A dark rim under every line, so that it is seen on anything and over the lines that it crosses.
+    """
+
+    paths: Float[np.ndarray, "line point 2"]
+    widths_px: Float[np.ndarray, " line"]
+    opacities: Float[np.ndarray, " line"]
+    colors: UInt8[np.ndarray, "line 3"]
+    dashed: Bool[np.ndarray, " line"] | None = None
+    halo: bool = True
+    name: str = ""
+
+    def __post_init__(self) -> None:
+        counts = [len(self.paths), len(self.widths_px), len(self.opacities), len(self.colors)]
+        counts += [] if self.dashed is None else [len(self.dashed)]
+        if len(set(counts)) > 1:
+            raise InputError(
+                f"{counts[0]} paths, and columns of {counts[1:]}. Every line has one width, opacity and color. "
+                "Pass columns of one length."
+            )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Fills:
+    """Filled boxes with round corners, each in its own color.
+
+    Parameters
+    ----------
+    boxes
+        x0, y0, x1, y1 each.
+    colors
+        One a box.
+    radius
+        Of the corners, in panel coordinates.
+    """
+
+    boxes: Float[np.ndarray, "box 4"]
+    colors: UInt8[np.ndarray, "box 3"]
+    radius: float = 0.0
+    name: str = ""
+
+    def outlines(self) -> Float[np.ndarray, "box point 2"]:
+        """Return the boxes as polygons, so that all writers round the corners alike.
+
+        Examples
+        --------
+        >>> Fills(boxes=np.array([[0.0, 0.0, 4.0, 2.0]]), colors=np.zeros((1, 3), np.uint8)).outlines().shape
+        (1, 4, 2)
+        """
+        x0, y0, x1, y1 = self.boxes.T
+        r = np.minimum(self.radius, np.minimum(x1 - x0, y1 - y0) / 2)
+        turns = np.linspace(0.0, np.pi / 2, 7 if self.radius > 0 else 1)
+        corners = [(x1 - r, y1 - r, 0.0), (x0 + r, y1 - r, 1.0), (x0 + r, y0 + r, 2.0), (x1 - r, y0 + r, 3.0)]
+        points = [
+            np.stack([x + r * np.cos(turn + quarter * np.pi / 2), y + r * np.sin(turn + quarter * np.pi / 2)], axis=1)
+            for x, y, quarter in corners
+            for turn in turns
+        ]
+        return np.stack(points, axis=1)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Boxes:
     """Outlined boxes, each x0, y0, x1, y1; `name` says what they mark."""
 
@@ -198,7 +271,15 @@ class Dots:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Labels:
-    """Words at x, y (the middle of their height)."""
+    """Words at x, y (the middle of their height).
+
+    Parameters
+    ----------
+    scaled
+        `size_px` is in panel coordinates: the words grow with what stands round them, not with the legend.
+    instead
+        What a picture of pixels shows for each word that no font here can draw; empty: the word as it is.
+    """
 
     points: Float[np.ndarray, "label 2"]
     texts: tuple[str, ...]
@@ -206,16 +287,20 @@ class Labels:
     color: Color = (255, 255, 255)
     halo: bool = True
     anchor: Anchor = "center"
+    bold: bool = False
+    scaled: bool = False
+    instead: tuple[str, ...] = ()
+    name: str = ""
 
     def __post_init__(self) -> None:
-        if len(self.texts) != len(self.points):
+        if len(self.texts) != len(self.points) or len(self.instead) not in (0, len(self.texts)):
             raise InputError(
                 f"{len(self.points)} places and {len(self.texts)} texts. Every label has one place. "
                 "Pass as many texts as points."
             )
 
 
-Mark: TypeAlias = Raster | Heat | Unseen | Lines | Boxes | Dots | Labels
+Mark: TypeAlias = Raster | Heat | Unseen | Lines | Strokes | Fills | Boxes | Dots | Labels
 
 
 @dataclass(frozen=True, kw_only=True)

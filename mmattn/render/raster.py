@@ -13,20 +13,18 @@ import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
 from mmattn.errors import InputError
-from mmattn.render import color, field, letters
+from mmattn.render import brush, color, field, fonts, letters
 from mmattn.render.drawing import Drawing, Panel
 from mmattn.render.layout import Layout, Rect, Strip, Swatch, Text, arrange, natural_width, panel_affine
-from mmattn.render.marks import Boxes, Color, Dots, Heat, Key, Labels, Lines, Raster, Unseen
+from mmattn.render.marks import Boxes, Color, Dots, Fills, Heat, Key, Labels, Lines, Raster, Strokes, Unseen
 
 Pixels: TypeAlias = UInt8[np.ndarray, "row col 3"]
 
 # Pictures that were resized already, by identity and size; many shapes, so without one in the annotation.
 Resized: TypeAlias = dict[tuple[int, int, int], np.ndarray]
 
+HALO = brush.HALO
 PAPER: Color = (255, 255, 255)
-HALO: Color = (16, 16, 20)
-VEIL: Color = (44, 46, 54)
-VEIL_OPACITY = 0.62
 
 _SHIFT = 4  # OpenCV draws at sixteenths of a pixel
 
@@ -193,14 +191,21 @@ def _panel(canvas: Pixels, panel: Panel, rect: Rect, unit: float, seen: Resized)
 
 
 def _drawn(
-    view: Pixels, mark: Unseen | Lines | Boxes | Dots | Labels, to_output: Float[np.ndarray, "2 3"], unit: float
+    view: Pixels,
+    mark: Unseen | Lines | Strokes | Fills | Boxes | Dots | Labels,
+    to_output: Float[np.ndarray, "2 3"],
+    unit: float,
 ) -> None:
     match mark:
         case Unseen():
             for box in _points(mark.boxes.reshape(-1, 2, 2), to_output).reshape(-1, 4):
-                _veil(view, box, unit)
+                brush.veil(view, box, unit)
         case Lines():
             _lines(view, mark, to_output, unit)
+        case Strokes():
+            brush.strokes(view, mark, paths=_points(mark.paths, to_output), unit=unit)
+        case Fills():
+            brush.polygons(view, _points(mark.outlines(), to_output), inks=mark.colors.tolist())
         case Boxes():
             for box in _points(mark.boxes.reshape(-1, 2, 2), to_output).reshape(-1, 4):
                 _box(view, box, mark, unit)
@@ -254,23 +259,6 @@ def _heat(view: Pixels, mark: Heat, to_output: Float[np.ndarray, "2 3"], ground:
         blend_heat(target, index, lookup=lookup, out=target)
     else:
         cv2.copyTo(blend_heat(target, index, lookup=lookup), there.astype(np.uint8), target)
-
-
-def _veil(view: Pixels, box: Float[np.ndarray, "4"], unit: float) -> None:
-    """Darken and hatch what the model never saw."""
-    x0, y0, x1, y1 = (int(v) for v in np.round(box))
-    part = view[max(y0, 0) : max(y1, 0), max(x0, 0) : max(x1, 0)]
-    if not part.size:
-        return
-    part[:] = cv2.addWeighted(part, 1 - VEIL_OPACITY, np.full_like(part, VEIL), VEIL_OPACITY, 0)
-    step, thick = max(6, round(9 * unit)), max(1, round(unit))
-    rows, cols = part.shape[:2]
-    across = np.arange(cols) + max(x0, 0)
-    down = np.arange(rows) + max(y0, 0)
-    lit = np.tile((np.arange(step) < thick), -(-(cols + rows) // step) + 2)
-    first = (int(across[0]) + int(down[0])) % step
-    hatch = np.lib.stride_tricks.sliding_window_view(lit[first:], cols)[:rows]
-    cv2.copyTo(cv2.addWeighted(part, 0.72, np.full_like(part, 255), 0.28, 0), hatch.astype(np.uint8), part)
 
 
 def _lines(view: Pixels, mark: Lines, to_output: Float[np.ndarray, "2 3"], unit: float) -> None:
@@ -330,9 +318,11 @@ def _dots(view: Pixels, mark: Dots, to_output: Float[np.ndarray, "2 3"], unit: f
 
 
 def _labels(view: Pixels, mark: Labels, to_output: Float[np.ndarray, "2 3"], unit: float) -> None:
-    size = max(9, round(mark.size_px * unit))
-    for (x, y), text in zip(_points(mark.points[None], to_output)[0].tolist(), mark.texts, strict=True):
-        line = Text(x=x, y=y, text=text, size_px=size, color=mark.color, anchor=mark.anchor)
+    size = max(5, round(mark.size_px * float(to_output[0, 0]))) if mark.scaled else max(9, round(mark.size_px * unit))
+    points = _points(mark.points[None], to_output)[0].tolist()
+    for (x, y), text, other in zip(points, mark.texts, mark.instead or mark.texts, strict=True):
+        said = text if fonts.drawable(text) else other
+        line = Text(x=x, y=y, text=said, size_px=size, color=mark.color, anchor=mark.anchor, bold=mark.bold)
         letters.draw(view, line, halo=HALO if mark.halo else None)
 
 
@@ -369,7 +359,7 @@ def _swatch(canvas: Pixels, rect: Rect, key: Key, unit: float) -> None:
     same = np.array([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
     match key.kind:
         case "unseen":
-            _veil(view, np.array([0.0, 0.0, width, height]), unit)
+            brush.veil(view, np.array([0.0, 0.0, width, height]), unit)
         case "box":
             box = Boxes(boxes=np.zeros((0, 4)), color=key.color)
             _box(view, np.array([0.22 * width, 0.15 * height, 0.78 * width, 0.85 * height]), box, unit)
@@ -377,6 +367,11 @@ def _swatch(canvas: Pixels, rect: Rect, key: Key, unit: float) -> None:
             _lines(view, Lines(paths=middle, color=key.color), same, unit)
         case "dot":
             _dots(view, Dots(points=middle.mean(axis=1), color=key.color), same, unit)
+        case "dashed":
+            dashed = brush.sample(width=width, height=height)
+            brush.strokes(view, dashed, paths=dashed.paths, unit=unit)
+        case "strokes":
+            brush.polygons(view, brush.wedge(width=width, height=height), inks=[HALO, key.color])
         case _:
             assert_never(key.kind)
 

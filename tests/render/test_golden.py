@@ -5,15 +5,17 @@ and the difference are written to the test's temporary folder, named in the mess
 """
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from captioned import captioned, over_text
 from drawn import grid, relevance
 from PIL import Image
 
-from mmattn.render import Drawing, overlay, sheet, side_by_side
+from mmattn.render import Drawing, links, overlay, sheet, side_by_side, word_grid
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -72,7 +74,38 @@ def tiles() -> Drawing:
     )
 
 
-@pytest.mark.parametrize("make", [smooth_with_everything, beside_one_another, tiles], ids=lambda make: make.__name__)
+def lines_of_words() -> Drawing:
+    to_input = np.array([[40 / 16, 0.0, 60.0], [0.0, 40 / 16, 20.0]])
+    return links(captioned(photo=scene(520, 320), size_px=(520, 320), to_input=to_input))
+
+
+def lines_for_and_against() -> Drawing:
+    one = captioned(photo=scene(400, 280), unit="signed relevance")
+    values = one.values.clone()
+    values[2, 30] = -6.0
+    return links(replace(one, values=values), focus="dog", k=2)
+
+
+def lines_of_a_place() -> Drawing:
+    return links(captioned(photo=scene(400, 280)), query=(300, 200), k=3)
+
+
+def words_on_colors() -> Drawing:
+    values = [0.1, 0.02, 0.3, 0.2, 0.05, 0.01, 0.2, 0.05, 0.02, 0.05]
+    return overlay(over_text("the quick fox jumps over, a dog", values))
+
+
+def tiles_of_words() -> Drawing:
+    return word_grid(captioned(photo=scene(400, 280)))
+
+
+MADE = [
+    *(smooth_with_everything, beside_one_another, tiles, lines_of_words, lines_for_and_against, lines_of_a_place),
+    *(words_on_colors, tiles_of_words),
+]
+
+
+@pytest.mark.parametrize("make", MADE, ids=lambda make: make.__name__)
 def test_the_picture_is_the_golden_one(make, tmp_path: Path) -> None:
     pixels = np.asarray(make().image(width_px=720))
     path = GOLDEN / f"{make.__name__}.png"

@@ -1,0 +1,108 @@
+"""Where words stand beside a picture, and the curves between both: geometry only, in pixels of the picture.
+
+Words stand in one column to the right, one below the other in reading order, and every curve leaves its
+word to the left: so no curve can run over a word, however many there are. A column that needs more height
+than the picture has grows over both its ends.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+
+from mmattn.render import fonts
+from mmattn.render.marks import Box
+from mmattn.render.paragraph import by_number, shown_width
+
+_MEASURED_PX = 64  # at which words are measured
+_POINTS = 40  # of a curve
+_PAD = 0.45  # of the type size, left and right of a word
+_TALL, _LINE = 1.45, 1.72  # height of a word's box and of a line, in type sizes
+_SPREAD = 3.4  # most height of a line
+_LONGEST = 15.0  # type sizes; longer words are cut
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Column:
+    """A column of words.
+
+    Parameters
+    ----------
+    texts
+        As they are drawn, too long ones cut.
+    boxes
+        x0, y0, x1, y1 of each word.
+    type_px
+        Size of the type.
+    space
+        What picture and column need together.
+    """
+
+    texts: tuple[str, ...]
+    boxes: Float[np.ndarray, "word 4"]
+    type_px: float
+    space: Box
+
+    @property
+    def anchors(self) -> Float[np.ndarray, "word 2"]:
+        """Where each word's curves begin: the middle of its left side."""
+        return np.stack([self.boxes[:, 0], self.boxes[:, 1::2].mean(axis=1)], axis=1)
+
+    @property
+    def starts(self) -> Float[np.ndarray, "word 2"]:
+        """Where each word's letters begin, at the middle of their height."""
+        begun: np.ndarray = self.anchors + np.array([_PAD * self.type_px, 0.0])
+        return begun
+
+
+def beside(size_px: tuple[int, int], texts: Sequence[str]) -> Column:
+    """Return the column of some words to the right of a picture.
+
+    The type is a thirtieth of the picture's size, so that it can still be read at 640 px.
+
+    Examples
+    --------
+    >>> column = beside((640, 480), ["a", "dog"])
+    >>> bool(column.boxes[0, 0] == column.boxes[1, 0] > 640), column.space[3]
+    (True, 480.0)
+    """
+    width, height = size_px
+    most = max(0.034 * (width * height) ** 0.5, 0.028 * width)
+    pitch = height / len(texts)
+    size = float(np.clip(pitch / _LINE, 0.85 * most, most))
+    pitch = float(np.clip(pitch, _LINE * size, _SPREAD * size))
+    cut = tuple(_cut(text) for text in texts)
+    wide = np.array([shown_width(text, by_number(index)) for index, text in enumerate(cut)]) * size + 2 * _PAD * size
+    left = width + 5.5 * size
+    middle = height / 2 + (np.arange(len(cut)) - (len(cut) - 1) / 2) * pitch
+    half = _TALL / 2 * size
+    boxes = np.stack([np.full(len(cut), left), middle - half, left + wide, middle + half], axis=1)
+    over = max(0.0, len(cut) * pitch / 2 - height / 2)
+    return Column(
+        texts=cut, boxes=boxes, type_px=size, space=(0.0, -over, float(left + wide.max() + 0.3 * size), height + over)
+    )
+
+
+def curves(starts: Float[np.ndarray, "line 2"], ends: Float[np.ndarray, "line 2"]) -> Float[np.ndarray, "line point 2"]:
+    """Return a curve for each pair of points, level at both ends (cubic; x never turns back).
+
+    Examples
+    --------
+    >>> curves(np.array([[10.0, 0.0]]), np.array([[0.0, 8.0]]))[0, [0, -1]].tolist()
+    [[10.0, 0.0], [0.0, 8.0]]
+    """
+    t = np.linspace(0.0, 1.0, _POINTS)[None, :, None]
+    middle = (starts[:, 0] + ends[:, 0]) / 2
+    first = np.stack([middle, starts[:, 1]], axis=1)[:, None]
+    second = np.stack([middle, ends[:, 1]], axis=1)[:, None]
+    bent = 3 * (1 - t) ** 2 * t * first + 3 * (1 - t) * t**2 * second
+    drawn: np.ndarray = (1 - t) ** 3 * starts[:, None] + bent + t**3 * ends[:, None]
+    return drawn
+
+
+def _cut(text: str) -> str:
+    if not fonts.drawable(text):
+        return text[: round(_LONGEST)]
+    lines = fonts.wrap(text, size_px=_MEASURED_PX, width_px=_LONGEST * _MEASURED_PX, most=1)
+    return lines[0] if lines else text

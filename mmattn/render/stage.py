@@ -1,0 +1,55 @@
+"""The picture that lines are drawn on: muted, a little darker, with its grid and what the model did not see of it."""
+
+import numpy as np
+
+from mmattn.render.image import FRAME_COLOR, cells_to_input, muted, unseen
+from mmattn.render.marks import Boxes, Fills, Mark, Raster, Strokes, Unseen
+from mmattn.schema.grids import PatchGrid
+from mmattn.schema.media import Photo
+
+_LIGHT = 0.82  # of the photograph, so that light lines stand out
+_FINE = 40  # patches a side, from which the grid is only hinted at
+
+
+def staged(photo: Photo | None, *, saturation: float) -> Photo | None:
+    """Return the photograph with less color and a little less light."""
+    photo = muted(photo, saturation=saturation)
+    if photo is None:
+        return None
+    import cv2
+
+    return Photo(pixels=np.asarray(cv2.convertScaleAbs(photo.pixels, alpha=_LIGHT), np.uint8), name=photo.name)
+
+
+def ground(grid: PatchGrid, photo: Photo | None) -> list[Mark]:
+    """Return the picture, what the model did not see of it, and the grid."""
+    width, height = grid.size_px
+    box = (0.0, 0.0, float(width), float(height))
+    gray = Fills(boxes=np.array([box]), colors=np.array([[112, 112, 118]], np.uint8), name="no picture")
+    marks: list[Mark] = [gray if photo is None else Raster(pixels=photo.pixels, box=box)]
+    dark = unseen(grid)
+    if len(dark):
+        marks += [
+            Unseen(boxes=dark),
+            Boxes(boxes=np.array([grid.seen_box()]), width_px=1.0, color=FRAME_COLOR, name="seen"),
+        ]
+    return [*marks, _grid_lines(grid)]
+
+
+def _grid_lines(grid: PatchGrid) -> Strokes:
+    rows, cols = grid.rows, grid.cols
+    down = [((col, 0.0), (col, rows)) for col in range(1, cols)]
+    across = [((0.0, row), (cols, row)) for row in range(1, rows)]
+    affine = cells_to_input(grid)
+    paths = np.array([*down, *across], dtype=np.float64).reshape(-1, 2, 2) @ affine[:, :2].T + affine[:, 2]
+    paths = np.clip(paths, 0.0, np.array(grid.size_px, dtype=np.float64))
+    strong = 0.125 if max(rows, cols) > _FINE else 0.25
+    count = len(paths)
+    return Strokes(
+        paths=paths,
+        widths_px=np.full(count, 0.7),
+        opacities=np.full(count, strong),
+        colors=np.full((count, 3), 255, np.uint8),
+        halo=False,
+        name="grid",
+    )
