@@ -18,6 +18,7 @@ from contract import (
     layers_of,
 )
 from small_stages import of_torchvision, staged
+from small_towers import processor, towers
 from small_transformers import member
 from small_vits import model_of
 
@@ -56,6 +57,16 @@ def timm_model() -> Example:
 
 def torchvision_model() -> Example:
     return Example(model=lambda: of_torchvision("vit"), media=photo(), changed=painted)
+
+
+def two_towers() -> Example:
+    """A CLIP with a word beside the picture."""
+    media = MediaGiven(image=photo().image, text="a red cat")
+
+    def changed(given: MediaGiven, axis: Axis, token: int) -> MediaGiven:
+        return MediaGiven(image=painted(given, axis, token).image, text=given.text)
+
+    return Example(model=lambda: towers("CLIP"), media=media, changed=changed, processor=processor("CLIP"))
 
 
 WORDS = ("cat", "mat", "sat", "the", "dog", "ran")
@@ -101,6 +112,7 @@ EXAMPLES = {
     "timm.models": timm_model,
     "torchvision.vit": torchvision_model,
     "timm.vit": vision_transformer,
+    "transformers.clip": two_towers,
     "transformers.text": text_encoder,
     "transformers.vit": vision_model_of_transformers,
 }

@@ -1,0 +1,136 @@
+"""Which two-tower models of transformers are read here, and opening them: folders and names on the hub.
+
+A class is ours if it has a vision tower and a text tower that never meet before their two features
+are compared. Every class that is named is held by a test to its own eager weights; a class that is
+not named is nobody's until it is, and `mmattn.capture` records it without places.
+"""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from mmattn.errors import DownloadError, InputError, ModelError
+from mmattn.interception.protocol import ModelFamily, Opened
+
+from ..hub import local_or_hub, no_bar, said
+
+TWO_TOWERS = (
+    "AltCLIPModel",
+    "Aimv2Model",
+    "CLIPModel",
+    "CLIPSegModel",
+    "ChineseCLIPModel",
+    "MetaClip2Model",
+    "OwlViTModel",
+    "Siglip2Model",
+    "SiglipModel",
+)
+
+
+def is_two_towers(model: nn.Module) -> bool:
+    """Whether a model is one of these classes, or of one derived from them."""
+    return any(base.__name__ in TWO_TOWERS and _of_transformers(base) for base in type(model).__mro__)
+
+
+def opens_config(config: Mapping[str, Any]) -> bool:
+    """Whether a config.json names one of these classes.
+
+    Examples
+    --------
+    >>> opens_config({"architectures": ["CLIPModel"]}), opens_config({"architectures": ["CLIPTextModel"]})
+    (True, False)
+    """
+    named = config.get("architectures")
+    return isinstance(named, list) and bool(named) and named[0] in TWO_TOWERS
+
+
+def open_model(name: str, *, weights: Path | None) -> Opened:
+    """Open a folder, or a name on the Hugging Face hub: from the hub's local cache where it is there.
+
+    Raises
+    ------
+    InputError
+        A folder that holds no such model.
+    DownloadError
+        A name that the hub does not give.
+    ModelError
+        A model of another kind, or one that lacks weights.
+    """
+    folder = Path(weights) if weights is not None else Path(name).expanduser()
+    where = str(folder) if weights is not None or folder.exists() else name
+    model, processor = local_or_hub(where, _load, unreadable=_unreadable, unreachable=_not_on_hub)
+    return Opened(model=model, processor=processor, weights=name.rstrip("/").rsplit("/", 1)[-1])
+
+
+def families() -> Iterable[ModelFamily]:
+    """Return what can be opened, by how the towers are built."""
+    kinds = (
+        "CLIP and its kin, a class token and causal text: CLIP, MetaCLIP 2, CLIPSeg, OWL-ViT",
+        "CLIP with a text encoder that looks both ways: AltCLIP, ChineseCLIP",
+        "towers with an attention pool: SigLIP, SigLIP 2 (patches at the picture's own aspect), AIMv2",
+    )
+    return [
+        ModelFamily(
+            name="hf:OWNER/NAME",
+            what=what,
+            how_exact="weights, patches and words exact, in both towers",
+            source="a folder, or the Hugging Face hub (safetensors only)",
+        )
+        for what in kinds
+    ]
+
+
+def _of_transformers(cls: type) -> bool:
+    return cls.__module__.partition(".")[0] == "transformers"
+
+
+def _load(where: str, local: bool) -> tuple[nn.Module, Any]:
+    """Load the class that the config names, in float32, and its processor; weights must all be there."""
+    import transformers
+
+    config = transformers.AutoConfig.from_pretrained(where, local_files_only=local)
+    loader: Any = getattr(transformers, (config.architectures or [""])[0], None)
+    if loader is None or not opens_config({"architectures": config.architectures}):
+        raise ModelError(
+            f"{where} is {config.architectures or 'a model without a named class'} ({config.model_type}). This adapter "
+            f"opens {', '.join(TWO_TOWERS)}. Open it yourself and record it with mmattn.capture(model)."
+        )
+    with no_bar():
+        model, report = loader.from_pretrained(
+            where, local_files_only=local, use_safetensors=True, output_loading_info=True, dtype=torch.float32
+        )
+    missing = sorted(key for key in report["missing_keys"] if "text_model.pooler" not in key)  # ChineseCLIP's is unused
+    if missing:
+        raise ModelError(
+            f"{where} lacks {len(missing)} weights of {config.architectures[0]}, such as {missing[0]}. They would be "
+            "random numbers, and so would the maps. Pass a complete model."
+        )
+    return model.eval(), _processor(where, local=local)
+
+
+def _processor(where: str, *, local: bool) -> Any:
+    """Return the processor that was saved with the model; None where there is none: a picture needs no tokenizer."""
+    from transformers import AutoProcessor
+
+    auto: Any = AutoProcessor
+    try:
+        return auto.from_pretrained(where, local_files_only=local)
+    except (ImportError, OSError, ValueError):
+        return None  # what a text or a picture lacks is said when one is given
+
+
+def _unreadable(where: str, problem: Exception) -> InputError:
+    return InputError(
+        f"The folder {where} cannot be opened: {said(problem)}. It should hold config.json, model.safetensors and the "
+        "files of a processor. Save the model and its processor there with save_pretrained."
+    )
+
+
+def _not_on_hub(where: str, problem: Exception) -> DownloadError:
+    return DownloadError(
+        f"hf:{where} could not be had from the Hugging Face hub: {said(problem)}. It is neither a folder nor in "
+        "the hub's cache on this machine. Check the name and the network, or pass a folder."
+    )
