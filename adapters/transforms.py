@@ -1,4 +1,4 @@
-"""Transforms of torchvision and timm, read as the steps of a `Geometry`, and run.
+"""Transforms of torchvision, timm and open_clip, read as the steps of a `Geometry`, and run.
 
 A transform is a list of steps. The geometric ones are inverted by the rule that the library itself
 uses for its rounding; those that only change values (to tensor, normalize) are known by name. Any
@@ -209,6 +209,7 @@ def _interpolation(step: Any) -> str:
 
 
 _V1, _V2, _TIMM = "torchvision.transforms.transforms.", "torchvision.transforms.v2._", "timm.data.transforms."
+_OPEN_CLIP = "open_clip.transform."
 
 _READERS: dict[str, Callable[[Any, Geometry], Geometry]] = {
     _V1 + "Resize": _resize,
@@ -236,4 +237,8 @@ _READERS: dict[str, Callable[[Any, Geometry], Geometry]] = {
     _TIMM + "ToTensor": _same,
     _TIMM + "MaybeToTensor": _same,
     _TIMM + "MaybePILToTensor": _same,
+    _OPEN_CLIP + "ResizeKeepRatio": _resize_keep_ratio,
+    _OPEN_CLIP + "CenterCropOrPad": _center_crop,
+    _OPEN_CLIP + "MaybeConvertMode": _same,
+    _OPEN_CLIP + "MaybeToTensor": _same,
 }

@@ -11,6 +11,7 @@ from mmattn.interception import Recording, capture
 from mmattn.interception.protocol import Adapter, Classifies, LeavesOut, MediaGiven, NamesClasses, Prepared
 from mmattn.plugins import claiming, unwrap
 from mmattn.readers import read_photo
+from mmattn.schema.layers import AttentionLayer
 from mmattn.schema.maps import AttentionMaps, keep_weakly
 from mmattn.schema.source import Source, versions_of
 
@@ -87,7 +88,7 @@ def run_and_join(
             versions=versions_of("mmattn", "torch", library),
             preprocessing=prepared.preprocessing,
         ),
-        default_stream=adapter.default_stream,
+        default_stream=_default_stream(adapter, layers),
         readout=prepared.readout,
         classifies=classifies,
         labels=adapter.labels(inner) if isinstance(adapter, NamesClasses) else None,
@@ -96,6 +97,13 @@ def run_and_join(
         adapter=adapter,
         prepared=prepared,
     )
+
+
+def _default_stream(adapter: Adapter, layers: Sequence[AttentionLayer]) -> str:
+    """Return the adapter's own stream where it ran, else the first that did: a text alone has no stream of pictures."""
+    own = adapter.default_stream
+    there = any(layer.stream == own or layer.stream.startswith(f"{own}.") for layer in layers)
+    return own if there else layers[0].stream
 
 
 def _classifies(adapter: Adapter, output: Any) -> bool:

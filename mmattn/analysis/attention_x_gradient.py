@@ -84,22 +84,22 @@ def _one(
     maps: AttentionMaps, stream: str | None, query: Query, layer: int | str
 ) -> list[tuple[AttentionLayer, Question]]:
     chosen, _ = find_layer(maps, stream=stream, kind=None, layer=layer)
-    return [(chosen, ask(chosen.query_axis, query, readout=maps.readout))]
+    return [(chosen, ask(chosen.query_axis, query, readout=maps.readout_in(chosen.stream)))]
 
 
 def _asking(maps: AttentionMaps, stream: str | None, query: Query) -> list[tuple[AttentionLayer, Question]]:
     """Return the layers in which the asking token asks: all, or those of a pool or of a late class token alone."""
     asked: list[tuple[AttentionLayer, Question]] = []
     refused: NotFoundError | PlaceError | InputError | None = None
-    layers = maps.select(stream=stream)
+    layers, readout = maps.select(stream=stream), maps.readout_in(stream)
     pooled = [one for one in layers if isinstance(one.query_axis, Slots) and one.kind == "cross"]
-    if query is None and maps.readout == "pool" and pooled:
+    if query is None and readout == "pool" and pooled:
         layers = tuple(pooled)
-    elif query is None and maps.readout == "cls":
+    elif query is None and readout == "cls":
         layers = tuple(one for one in layers if "cls" in one.query_axis.special()) or layers
     for one in layers:
         try:
-            asked.append((one, ask(one.query_axis, query, readout=maps.readout)))
+            asked.append((one, ask(one.query_axis, query, readout=readout)))
         except (NotFoundError, PlaceError, InputError) as problem:
             refused = problem
     if not asked:

@@ -34,7 +34,9 @@ class Attribution:
     target: str
 
 
-def attribute(maps: AttentionMaps, *, target: Target = None, model: nn.Module | None = None) -> tuple[Attribution, ...]:
+def attribute(
+    maps: AttentionMaps, *, target: Target = None, model: nn.Module | None = None, stream: str | None = None
+) -> tuple[Attribution, ...]:
     """Run the input of some maps again and return them with weights times gradients, sample by sample.
 
     Parameters
@@ -45,6 +47,8 @@ def attribute(maps: AttentionMaps, *, target: Target = None, model: nn.Module | 
         A class by index or name; a list has one for each sample; None: each sample's top class.
     model
         The module that ran inside of any wrapper; by default `maps.model`.
+    stream
+        The layers that are to be read; of others the gradient is zero where the score does not depend on them.
 
     Raises
     ------
@@ -62,7 +66,8 @@ def attribute(maps: AttentionMaps, *, target: Target = None, model: nn.Module | 
         output = maps.rerun()
     with torch.inference_mode(False), torch.enable_grad():
         aim = goal(adapter, output, target, labels=maps.labels, samples=maps.sample_count)
-        calls = run.gradients(aim.score)
+        read = {layer.name for layer in maps.select(stream=stream)}
+        calls = run.gradients(aim.score, needed=read.__contains__)
     _refuse_composed(maps, calls)
     placed = adapter.layers(calls, maps.prepared)
     return tuple(

@@ -50,7 +50,7 @@ def chefer(found: Attribution, *, stream: str | None = None, query: Query = None
     layers, count = stacked(maps, stream, start_layer)
     first = start_layer % count
     chain = link(layers, start=first, most=count - 1, job="Chefer's relevance")
-    asked, question, above = asked_on_top(chain, query, readout=maps.readout)
+    asked, question, above = asked_on_top(chain, query, readout=maps.readout_in(stream))
     if chain.steps[0].layer.device.type != "mps":  # the identity, taken off at the end, is far larger than the rest
         asked = {name: row.double() for name, row in asked.items()}
     passed = from_the_top(chain, asked, _RECIPE, attention=_beside)

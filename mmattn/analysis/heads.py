@@ -69,7 +69,7 @@ def _heads(maps: AttentionMaps, layer: AttentionLayer, query: Query, index: int)
             f"The heads of layer {layer.name} cannot be told from its windows. A head grid needs heads. "
             "Use mmattn.attend with an adapter that knows the model."
         )
-    question = _ask(layer, query, maps.readout)
+    question = _ask(layer, query, maps.readout_in(layer.stream))
     asked = torch.zeros(len(layer.query_axis), 1)
     asked[list(question.tokens)] = 1 / len(question.tokens)
     values = rows.apply_transposed(layer, asked, heads="each")[..., 0]

@@ -70,7 +70,7 @@ def look(
     """
     one_sample(maps, "look")
     found, where = find_layer(maps, stream=stream, kind=kind, layer=layer)
-    question = ask(found.query_axis, query, readout=maps.readout)
+    question = ask(found.query_axis, query, readout=maps.readout_in(found.stream))
     values = row_of(found, question, head=head)
     tokens, places = marked(question, found.query_axis, found.key_axis)
     reach = reach_in(reach_of(found, question), head)

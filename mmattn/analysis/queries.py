@@ -11,7 +11,7 @@ from typing import TypeAlias
 import numpy as np
 
 from mmattn.errors import InputError, NotFoundError
-from mmattn.schema.axes import Axis, PatchGrid, Place, Slots
+from mmattn.schema.axes import Axis, PatchGrid, Place, Slots, Tokens
 
 # "cls" or another role, "mean", a token, (x, y), a box (x0, y0, x1, y1)
 Query: TypeAlias = str | int | Sequence[float] | None
@@ -88,12 +88,16 @@ _FORMS = 'Pass "cls", "mean", a token number, a point (x, y) or a box (x0, y0, x
 
 def _default(axis: Axis, readout: str) -> Question:
     roles = axis.special()
-    if isinstance(axis, Slots):
+    if readout in roles:
+        return _role(axis, readout)
+    if isinstance(axis, Slots) and "cls" not in roles:  # CoCa's pool names the query that makes the picture's feature
         tokens, pool = tuple(range(len(axis))), readout == "pool" or len(axis) == 1
         few = f"mean of {len(axis)} slots"
         return Question(tokens=tokens, label=few if not pool else _POOL + (f" ({few})" if len(axis) > 1 else ""))
     if readout == "pool" and "mean" in roles:  # a pool whose query is the mean of its keys, as CLIP's ResNets have it
         return Question(tokens=tuple(roles["mean"]), label=_POOL)
+    if isinstance(axis, Tokens) and not readout and "cls" not in roles and "eos" in roles:  # CLIP's texts end in it
+        return _role(axis, "eos")
     if "cls" in roles and (readout != "mean" or not len(axis.content)):
         return _role(axis, "cls")
     reason = ", which the model reads its answer from" if readout == "mean" else ""

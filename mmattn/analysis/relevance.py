@@ -98,7 +98,7 @@ def relevance(
             f'start_layer={start_layer} and method="attention_x_gradient" do not go together: it passes no layers on. '
             "Pass layer= for a single one, or leave it out."
         )
-    found = attribute(maps, target=target, model=model)
+    found = attribute(maps, target=target, model=model, stream=stream)
 
     def read(one: Attribution) -> Relevance:
         match method:

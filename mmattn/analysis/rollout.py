@@ -96,7 +96,7 @@ def rollout(
     layers, count = stacked(maps, stream, start_layer)
     first = start_layer % count
     chain = link(layers, start=first, most=count - 1)
-    asked, question, above = asked_on_top(chain, query, readout=maps.readout)
+    asked, question, above = asked_on_top(chain, query, readout=maps.readout_in(stream))
     passed = from_the_top(chain, asked, recipe)
     axis = finest(chain.bottoms.values())
     values = joined(passed.rows, chain.bottoms, axis)
@@ -157,7 +157,7 @@ def stacked(maps: AttentionMaps, stream: str | None, start_layer: int) -> tuple[
         )
     # A pool may read fewer tokens than the body has (no registers): the way between them is its matter.
     pools = tuple(layer for layer in chosen if layer.kind == "cross" and isinstance(layer.query_axis, Slots))
-    return body + (pools[-1:] if maps.readout == "pool" else ()), len(body)
+    return body + (pools[-1:] if maps.readout_in(stream) == "pool" else ()), len(body)
 
 
 def asked_on_top(chain: Chain, query: Query, *, readout: str) -> tuple[Standing, Question, Axis]:

@@ -13,7 +13,7 @@ Nothing is written to a parameter: gradients come from `torch.autograd.grad`, an
 frozen the graph begins at the first attention.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, replace
 
@@ -31,11 +31,15 @@ from mmattn.interception.watch import ModelWatcher
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Noted:
-    """A call without its weights, where its gradient arrives, and its value where that is the output's gradient."""
+    """A call without its weights, where its gradient arrives, and its value where that is the output's gradient.
+
+    `nothing` is a gradient of zeros, a single number in memory.
+    """
 
     call: Call
     edge: GradientEdge
     value: Tensor | None
+    nothing: Tensor
 
 
 class Differentiation:
@@ -50,7 +54,7 @@ class Differentiation:
     def __init__(self, model: nn.Module) -> None:
         self._watcher = _Follower(model)
 
-    def gradients(self, score: Tensor) -> list[Call]:
+    def gradients(self, score: Tensor, *, needed: Callable[[str], bool] = lambda module: True) -> list[Call]:
         """Return a call for each token attention seen, in the order of the run, that holds its gradient.
 
         Of a fused kernel `q` is the gradient of the output and `k` the value: the gradient of the weights is
@@ -61,11 +65,14 @@ class Differentiation:
         ----------
         score
             A number that came out of the block; its graph is used up.
+        needed
+            Of which modules a gradient has to arrive. Of others it is zero where none does: a score that compares
+            two towers asks nothing of a decoder that ran beside them.
 
         Raises
         ------
         ModelError
-            No gradient reaches an attention: something on the way has none.
+            No gradient reaches an attention that is needed: something on the way has none.
         """
         noted = self._watcher.noted
         if not isinstance(score, Tensor) or not score.requires_grad:
@@ -74,7 +81,10 @@ class Differentiation:
             found = torch.autograd.grad(score, [one.edge for one in noted], allow_unused=True)
         except RuntimeError as problem:
             raise _explained(problem) from problem
-        return [_call(one, gradient) for one, gradient in zip(noted, found, strict=True)]
+        return [
+            _call(one, one.nothing if gradient is None and not needed(one.call.module) else gradient)
+            for one, gradient in zip(noted, found, strict=True)
+        ]
 
 
 class _Follower(ModelWatcher):
@@ -117,6 +127,7 @@ class _Follower(ModelWatcher):
                 call=call.but(q=None, k=None, weights=None),
                 edge=get_gradient_edge(tensor),
                 value=None if value is None else unwrapped(value).detach(),
+                nothing=tensor.detach().new_zeros(()).expand(tensor.shape),
             )
         )
         self.counted(call.module)

@@ -153,6 +153,23 @@ class AttentionMaps:
             raise NotFoundError(f"No layer is of {asked}. There are: {there}. Pass stream= and kind= from those.")
         return tuple(found)
 
+    def readout_in(self, stream: str | None = None) -> str:
+        """Return what the answer of a stream is read from (None: of the default one); empty where that is not known.
+
+        Examples
+        --------
+        >>> import torch
+        >>> from mmattn.schema.axes import Positions
+        >>> from mmattn.schema.weights import Blocks, Dense
+        >>> axes, blocks = (Positions.count(2),), (Blocks(source=Dense(weights=torch.ones(1, 1, 2, 2))),)
+        >>> layer = AttentionLayer(name="a", query=axes, key=axes, heads=1, storage=blocks, stream="vision")
+        >>> maps = AttentionMaps(layers=(layer,), default_stream="vision", readout="mean")
+        >>> maps.readout_in("vision.0"), maps.readout_in("text")
+        ('mean', '')
+
+        """
+        return self.readout if not stream or not self.default_stream or _within(stream, self.default_stream) else ""
+
     def left_out_phrase(self) -> str:
         """Return what was left out in few words, counted by reason; empty where nothing was.
 

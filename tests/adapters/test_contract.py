@@ -17,6 +17,7 @@ from contract import (
     check_streaming_equals_dense,
     layers_of,
 )
+from small_clips import clip
 from small_stages import of_torchvision, staged
 from small_towers import processor, towers
 from small_transformers import member
@@ -108,7 +109,18 @@ def text_encoder() -> Example:
     return Example(model=build, media=MediaGiven(text=text), changed=replaced, processor=tokenizer)
 
 
+def open_clip_model() -> Example:
+    """An EVA-02 tower beside a text tower; of a pair the picture is changed."""
+
+    def changed(media: MediaGiven, axis: Axis, token: int) -> MediaGiven:
+        return MediaGiven(image=painted(media, axis, token).image, text=media.text)
+
+    media = MediaGiven(image=photo().image, text=Words(text="a red car"))
+    return Example(model=lambda: clip("EVA-02"), media=media, changed=changed)
+
+
 EXAMPLES = {
+    "open_clip.clip": open_clip_model,
     "timm.models": timm_model,
     "torchvision.vit": torchvision_model,
     "timm.vit": vision_transformer,
