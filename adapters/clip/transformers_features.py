@@ -10,8 +10,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from mmattn.errors import InputError
+from mmattn.errors import InputError, ModelError
 from mmattn.interception.protocol import Prepared
+
+from .transformers_text import TextFacts
+
+_WORDS = ("content", "continuation", "blank")
 
 
 def image_features(model: nn.Module, prepared: Prepared) -> Float[Tensor, "picture dim"]:
@@ -21,25 +25,37 @@ def image_features(model: nn.Module, prepared: Prepared) -> Float[Tensor, "pictu
     ------
     InputError
         No picture was prepared.
+    ModelError
+        A model without two towers.
     """
+    _check_apart(model, prepared)
     if prepared.facts.picture is None:
         raise _nothing("picture", "image")
     tower: Any = model
     return _unit(tower.get_image_features(**prepared.facts.pixels).pooler_output)
 
 
-def text_features(model: nn.Module, prepared: Prepared) -> Float[Tensor, "text dim"]:
+def text_features(model: nn.Module, prepared: Prepared, *, blank: bool = False) -> Float[Tensor, "text dim"]:
     """Return the features of the texts that `adapter.prepare` made ready, each of length one.
+
+    Parameters
+    ----------
+    blank
+        With padding in place of every piece of a word, between the tokens that the tokenizer adds.
 
     Raises
     ------
     InputError
         No text was prepared.
+    ModelError
+        A model without two towers.
     """
+    _check_apart(model, prepared)
     if prepared.facts.text is None:
         raise _nothing("text", "text")
     tower: Any = model
-    return _unit(tower.get_text_features(**prepared.facts.text.inputs).pooler_output)
+    inputs = _blanked(model, prepared.facts.text) if blank else prepared.facts.text.inputs
+    return _unit(tower.get_text_features(**inputs).pooler_output)
 
 
 def logits_per_image(
@@ -50,6 +66,23 @@ def logits_per_image(
     logits: Tensor = image @ text.T * tower.logit_scale.exp()
     bias: Tensor | None = getattr(model, "logit_bias", None)
     return logits if bias is None else logits + bias
+
+
+def _blanked(model: nn.Module, text: TextFacts) -> dict[str, Tensor]:
+    """Return the texts' inputs with padding for words; where the tokenizer has none, with its first piece."""
+    config: Any = model.config
+    pad = text.pad if text.pad is not None else getattr(config.text_config, "pad_token_id", None) or 0
+    said = torch.tensor([[role in _WORDS for role in axis.roles] for axis in text.axes])
+    ids = text.inputs["input_ids"]
+    return {**text.inputs, "input_ids": ids.masked_fill(said.to(ids.device), pad)}
+
+
+def _check_apart(model: nn.Module, prepared: Prepared) -> None:
+    if not prepared.facts.form.apart:
+        raise ModelError(
+            f"The words of {type(model).__name__} attend to the picture, so neither has features of its own that are "
+            'compared at the end. Two towers have. Read its cross-attention: maps.select(stream=..., kind="cross").'
+        )
 
 
 def _unit(features: Float[Tensor, "sample dim"]) -> Float[Tensor, "sample dim"]:

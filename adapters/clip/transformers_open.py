@@ -1,11 +1,6 @@
-"""Which two-tower models of transformers are read here, and opening them: folders and names on the hub.
+"""Opening models of pictures and texts of transformers: folders and names on the hub, whole, safetensors only."""
 
-A class is ours if it has a vision tower and a text tower that never meet before their two features
-are compared. Every class that is named is held by a test to its own eager weights; a class that is
-not named is nobody's until it is, and `mmattn.capture` records it without places.
-"""
-
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -16,35 +11,7 @@ from mmattn.errors import DownloadError, InputError, ModelError
 from mmattn.interception.protocol import ModelFamily, Opened
 
 from ..hub import local_or_hub, no_bar, said
-
-TWO_TOWERS = (
-    "AltCLIPModel",
-    "Aimv2Model",
-    "CLIPModel",
-    "CLIPSegModel",
-    "ChineseCLIPModel",
-    "MetaClip2Model",
-    "OwlViTModel",
-    "Siglip2Model",
-    "SiglipModel",
-)
-
-
-def is_two_towers(model: nn.Module) -> bool:
-    """Whether a model is one of these classes, or of one derived from them."""
-    return any(base.__name__ in TWO_TOWERS and _of_transformers(base) for base in type(model).__mro__)
-
-
-def opens_config(config: Mapping[str, Any]) -> bool:
-    """Whether a config.json names one of these classes.
-
-    Examples
-    --------
-    >>> opens_config({"architectures": ["CLIPModel"]}), opens_config({"architectures": ["CLIPTextModel"]})
-    (True, False)
-    """
-    named = config.get("architectures")
-    return isinstance(named, list) and bool(named) and named[0] in TWO_TOWERS
+from .transformers_forms import FORMS, opens_config
 
 
 def open_model(name: str, *, weights: Path | None) -> Opened:
@@ -71,20 +38,18 @@ def families() -> Iterable[ModelFamily]:
         "CLIP and its kin, a class token and causal text: CLIP, MetaCLIP 2, CLIPSeg, OWL-ViT",
         "CLIP with a text encoder that looks both ways: AltCLIP, ChineseCLIP",
         "towers with an attention pool: SigLIP, SigLIP 2 (patches at the picture's own aspect), AIMv2",
+        "BLIP: two towers, image-text matching and captions, in which words attend to patches",
+        "BridgeTower: words attend to patches and patches to words",
     )
     return [
         ModelFamily(
             name="hf:OWNER/NAME",
             what=what,
-            how_exact="weights, patches and words exact, in both towers",
+            how_exact="weights, patches and words exact, in every stream",
             source="a folder, or the Hugging Face hub (safetensors only)",
         )
         for what in kinds
     ]
-
-
-def _of_transformers(cls: type) -> bool:
-    return cls.__module__.partition(".")[0] == "transformers"
 
 
 def _load(where: str, local: bool) -> tuple[nn.Module, Any]:
@@ -96,7 +61,7 @@ def _load(where: str, local: bool) -> tuple[nn.Module, Any]:
     if loader is None or not opens_config({"architectures": config.architectures}):
         raise ModelError(
             f"{where} is {config.architectures or 'a model without a named class'} ({config.model_type}). This adapter "
-            f"opens {', '.join(TWO_TOWERS)}. Open it yourself and record it with mmattn.capture(model)."
+            f"opens {', '.join(FORMS)}. Open it yourself and record it with mmattn.capture(model)."
         )
     with no_bar():
         model, report = loader.from_pretrained(

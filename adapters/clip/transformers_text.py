@@ -1,4 +1,4 @@
-"""The words of a two-tower model of transformers: tokens with the characters that they stand for.
+"""The words of a model of pictures and texts of transformers: tokens with the characters that they stand for.
 
 What the tokenizer returns is what the model gets, padding and mask included: SigLIP's towers are
 padded to their full length and look at the padding too, since their features are those of the last
@@ -12,18 +12,15 @@ import string
 import unicodedata
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from jaxtyping import Bool
 from torch import Tensor, nn
 
-from mmattn.errors import InputError, ModelError
-from mmattn.interception.blocks import head_count, to_blocks
-from mmattn.interception.calls import Call
+from mmattn.errors import InputError
 from mmattn.schema.axes import Axis
-from mmattn.schema.layers import AttentionLayer
 from mmattn.schema.media import Words
 from mmattn.schema.sets import Positions
 from mmattn.schema.tokens import Tokens, split_words
@@ -40,9 +37,6 @@ _ROLES = {
     "eos_token_id": "eos",
 }
 
-# Trained on texts of full length; the features of the first two are the last token's.
-_FULL_LENGTH = ("siglip", "siglip2", "owlvit")
-
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class TextFacts:
@@ -56,11 +50,14 @@ class TextFacts:
         One a sample.
     real
         Which tokens are no padding.
+    pad
+        The tokenizer's padding; None where it is not known.
     """
 
     inputs: Mapping[str, Tensor]
     axes: tuple[Axis, ...]
     real: Bool[Tensor, "sample token"]
+    pad: int | None = None
 
 
 def texts_of(given: Any) -> tuple[Words, ...]:
@@ -84,8 +81,8 @@ def texts_of(given: Any) -> tuple[Words, ...]:
     return texts
 
 
-def encoded_texts(texts: Sequence[Words], *, tokenizer: Any, model: nn.Module) -> TextFacts:
-    """Return the texts as the tokenizer cuts them for the model.
+def encoded_texts(texts: Sequence[Words], *, tokenizer: Any, model: nn.Module, full_length: bool = False) -> TextFacts:
+    """Return the texts as the tokenizer cuts them for the model, padded to the longest or to the whole context.
 
     Warns
     -----
@@ -109,11 +106,10 @@ def encoded_texts(texts: Sequence[Words], *, tokenizer: Any, model: nn.Module) -
             "A tokenizer of the tokenizers library does, and of a SentencePiece one they are found. "
             "Pass a processor with one of those."
         )
-    config: Any = model.config
     limit = context_length(model, tokenizer)
     encoded = tokenizer(
         [words.text for words in texts],
-        padding="max_length" if config.model_type in _FULL_LENGTH else True,
+        padding="max_length" if full_length else True,
         truncation=True,
         max_length=limit,
         return_tensors="pt",
@@ -126,7 +122,8 @@ def encoded_texts(texts: Sequence[Words], *, tokenizer: Any, model: nn.Module) -
     for words, axis in zip(texts, axes, strict=True):
         _warn_of_cut(words.text, axis, tokenizer=tokenizer, limit=limit, named=type(model).__name__)
     names = [name for name in tokenizer.model_input_names if name in encoded and takes(model, name)]
-    return _facts(model, {name: encoded[name] for name in names}, axes=axes)
+    facts = _facts(model, {name: encoded[name] for name in names}, axes=axes)
+    return replace(facts, pad=tokenizer.pad_token_id)
 
 
 def given_texts(inputs: Mapping[str, Tensor], *, model: nn.Module) -> TextFacts:
@@ -141,37 +138,9 @@ def context_length(model: nn.Module, tokenizer: Any) -> int:
     """Return how many tokens the text tower reads at most, those that the tokenizer adds among them."""
     config: Any = model.config
     limit = int(config.text_config.max_position_embeddings)
-    if config.model_type == "altclip":
+    if config.model_type in ("altclip", "bridgetower"):
         limit -= config.text_config.pad_token_id + 1  # RoBERTa's positions count from behind the padding token's
     return min(limit, int(tokenizer.model_max_length))
-
-
-def text_layer(call: Call, facts: TextFacts) -> AttentionLayer:
-    """Return the layer of one attention of the text tower: between all tokens of a text.
-
-    Raises
-    ------
-    ModelError
-        It joins something else.
-    """
-    storage = to_blocks(call)
-    blocks, _, queries, keys = storage.source.shape
-    samples, tokens = facts.real.shape
-    if (blocks, queries, keys) != (samples, tokens, tokens):
-        raise ModelError(
-            f"The attention {call.module} joins {blocks} x {queries} queries and {keys} keys, but the texts have "
-            f"{samples} x {tokens} tokens. A text tower joins all tokens with all. Use mmattn.capture, which knows "
-            "positions only."
-        )
-    return AttentionLayer(
-        name=call.module,
-        query=facts.axes,
-        key=facts.axes,
-        heads=head_count(call),
-        storage=(storage,),
-        stream="text",
-        error=call.error,
-    )
 
 
 def _facts(model: nn.Module, inputs: Mapping[str, Tensor], *, axes: tuple[Axis, ...]) -> TextFacts:

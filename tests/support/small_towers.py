@@ -1,4 +1,4 @@
-"""One small two-tower model of each class of transformers with random weights, and a processor made for it."""
+"""One small model of pictures and texts of each class of transformers with random weights, and its processor."""
 
 import functools
 from collections.abc import Callable
@@ -83,18 +83,50 @@ def _no_mask() -> Any:
     return byte_pairs(model_input_names=["input_ids"])
 
 
+def _blip() -> Any:
+    return hf.BlipProcessor(hf.BlipImageProcessor(size={"height": 64, "width": 64}), word_pieces())
+
+
+def _bridge() -> Any:
+    images = hf.BridgeTowerImageProcessor(size={"shortest_edge": 64}, crop_size={"shortest_edge": 64}, size_divisor=16)
+    return hf.BridgeTowerProcessor(images, word_pieces(pad=1))
+
+
+BRIDGE = {
+    "hidden_size": 32,
+    "num_attention_heads": 4,
+    "num_hidden_layers": 2,
+    "intermediate_size": 64,
+    "initializer_factor": 8.0,
+}
+BRIDGE_TEXT = {
+    "max_position_embeddings": CONTEXT + 2,
+    "pad_token_id": 1,
+    "num_hidden_layers": 3,
+    "type_vocab_size": 1,
+    "initializer_factor": 8.0,
+}
+
+
 @dataclass(frozen=True, kw_only=True)
 class Pair:
     """How to build a member and its processor, what the processor is told, and what is expected of the maps."""
 
     name: str
     processor: Callable[[], Any]
+    kind: str = "Model"
+    more: dict[str, Any] | None = None
     padding: bool | str = True
     vision: dict[str, Any] | None = None
     text: dict[str, Any] | None = None
     images: dict[str, Any] | None = None
     readout: str = "cls"
     special: tuple[str, ...] = ("cls",)
+
+    @property
+    def cls(self) -> str:
+        """The name of the class."""
+        return f"{self.name}{self.kind}"
 
 
 PAIRS = {
@@ -144,29 +176,44 @@ PAIRS = {
     "AIMv2": Pair(
         name="Aimv2", processor=lambda: hf.CLIPProcessor(_clip_images(), byte_pairs()), readout="pool", special=()
     ),
+    "BLIP": Pair(name="Blip", processor=_blip, text={"pad_token_id": 0}),
 }
+
+# Models in which words and patches attend to each other; they need both.
+CROSSED = {
+    "BLIP, matching": Pair(name="Blip", kind="ForImageTextRetrieval", processor=_blip, text={"pad_token_id": 0}),
+    "BLIP, captions": Pair(name="Blip", kind="ForConditionalGeneration", processor=_blip, text={"pad_token_id": 0}),
+    "BridgeTower": Pair(name="BridgeTower", processor=_bridge, more=BRIDGE, text=BRIDGE_TEXT),
+    "BridgeTower, matching": Pair(
+        name="BridgeTower", kind="ForImageAndTextRetrieval", processor=_bridge, more=BRIDGE, text=BRIDGE_TEXT
+    ),
+}
+MEMBERS = {**PAIRS, **CROSSED}
 
 
 def _config(pair: Pair, tokenizer: Any) -> Any:
     ids = {name: getattr(tokenizer, name) for name in ("eos_token_id", "bos_token_id", "pad_token_id")}
     vision = {**PLAIN, "patch_size": 16, **(pair.vision or {"image_size": 64})}
     text = {**PLAIN, "vocab_size": len(tokenizer), "max_position_embeddings": CONTEXT, **ids, **(pair.text or {})}
-    return getattr(hf, f"{pair.name}Config")(text_config=text, vision_config=vision, projection_dim=24)
+    if pair.name == "BridgeTower":
+        vision |= {"num_hidden_layers": text["num_hidden_layers"], "hidden_size": 128}  # 64 a head, always
+    more = pair.more or {"projection_dim": 24}
+    return getattr(hf, f"{pair.name}Config")(text_config=text, vision_config=vision, **more)
 
 
 @functools.cache
 def processor(name: str) -> Any:
     """The processor of a member; shared, and not to be changed."""
-    return PAIRS[name].processor()
+    return MEMBERS[name].processor()
 
 
 @functools.cache
 def towers(name: str, *, eager: bool = False) -> Any:
     """A member with random weights, the same whichever way its attention runs; shared, and not to be changed."""
     torch.manual_seed(0)
-    pair = PAIRS[name]
+    pair = MEMBERS[name]
     config = _config(pair, processor(name).tokenizer)
-    cls = getattr(hf, f"{pair.name}Model")
+    cls = getattr(hf, pair.cls)
     if eager:
         model = cls._from_config(config, attn_implementation="eager").eval()
         model.load_state_dict(towers(name).state_dict())
@@ -183,9 +230,9 @@ def encoded(name: str, *, images: Any, texts: Any) -> Any:
     return processor(name)(
         images=images,
         text=texts,
-        padding=PAIRS[name].padding,
+        padding=MEMBERS[name].padding,
         max_length=CONTEXT,
         truncation=True,
         return_tensors="pt",
-        **(PAIRS[name].images or {}),
+        **(MEMBERS[name].images or {}),
     )

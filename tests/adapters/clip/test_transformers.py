@@ -163,7 +163,7 @@ def test_a_picture_alone_runs_one_tower_and_a_text_alone_the_other():
     assert isinstance(text.media[0], Words)
     assert mmattn.look(text, stream="text").values.shape == (1, CONTEXT)
     for maps in (picture, text):
-        with pytest.raises(ModelError, match="Only one tower ran"):
+        with pytest.raises(ModelError, match="only one tower ran"):
             adapter.score(maps.rerun(), None)
     only_image = mmattn.attend(towers("CLIP"), image=PHOTO, processor=processor("CLIP").image_processor)
     only_text = mmattn.attend(towers("CLIP"), text="a cat", processor=processor("CLIP").tokenizer)
@@ -302,7 +302,7 @@ def test_changing_a_word_moves_the_token_that_the_axis_names(name):
     check_places_by_perturbation(adapter, example)
 
 
-@pytest.mark.parametrize("name", PAIRS)
+@pytest.mark.parametrize("name", [name for name in PAIRS if name != "BLIP"])  # whose keys are not seen
 def test_changing_a_patch_moves_the_token_that_the_axis_names(name):
     def painted(media, axis, token):
         x0, y0, x1, y1 = axis.place(token)

@@ -7,11 +7,11 @@ import pytest
 import torch
 from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
-from small_towers import PAIRS, processor, towers
+from small_towers import MEMBERS, processor, towers
 
 import mmattn
 from mmattn.adapters.clip.transformers import adapter
-from mmattn.adapters.clip.transformers_open import TWO_TOWERS, opens_config
+from mmattn.adapters.clip.transformers_forms import FORMS, opens_config
 from mmattn.errors import DownloadError, InputError, ModelError
 
 PHOTO = np.random.default_rng(0).integers(0, 256, (120, 90, 3), dtype=np.uint8)
@@ -48,8 +48,8 @@ def test_a_folder_without_a_tokenizer_still_looks_at_pictures(tmp_path):
 
 
 def test_classes_are_known_by_name_and_every_one_is_tested():
-    assert {f"{pair.name}Model" for pair in PAIRS.values()} == set(TWO_TOWERS)
-    for name in ("CLIPVisionModel", "CLIPTextModel", "BlipModel", "GroupViTModel", "ViltModel", "LxmertModel"):
+    assert {pair.cls for pair in MEMBERS.values()} == set(FORMS)
+    for name in ("CLIPVisionModel", "CLIPTextModel", "BlipTextModel", "GroupViTModel", "ViltModel", "LxmertModel"):
         assert not opens_config({"architectures": [name]})
     assert not opens_config({})
     assert not opens_config({"architectures": []})

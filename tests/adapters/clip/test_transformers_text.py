@@ -57,7 +57,7 @@ class Printing(PreTrainedTokenizer):
 
 
 def axis_of(text):
-    (axis,) = encoded_texts(texts_of(text), tokenizer=Printing(), model=towers("SigLIP")).axes
+    (axis,) = encoded_texts(texts_of(text), tokenizer=Printing(), model=towers("SigLIP"), full_length=True).axes
     return axis
 
 

@@ -1,0 +1,131 @@
+"""How each class is built: which attention joins which tokens, told by module paths.
+
+The vision tower's own attention is placed by its run on indices; every other attention is named
+here once, by the path of its module, with the tokens that ask and the tokens that are asked:
+
+    CLIP         text_model.                    words ask words
+    BLIP         text_encoder. ... crossattention   words ask patches: real attention between the two
+    BridgeTower  cross_modal_image_layers. ... crossattention   patches ask words
+
+Every class is held by a test to its own eager weights. A class that is not here is nobody's until
+it is, and `mmattn.capture` records it without places.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from torch import nn
+
+Side = Literal["text", "vision"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Joins:
+    """Attention of the modules whose path matches: its stream, who asks and who is asked.
+
+    Parameters
+    ----------
+    path
+        A regular expression, matched from the path's beginning.
+    stream
+        Of the layers.
+    query, key
+        `text` or `vision`.
+    causal
+        Whether a token is kept from those behind it; None: not known beforehand.
+    """
+
+    path: str
+    stream: str = "text"
+    query: Side = "text"
+    key: Side = "text"
+    causal: bool | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Form:
+    """How a class is built.
+
+    Parameters
+    ----------
+    joins
+        Of all attention outside of the vision tower; the first that matches counts.
+    vision
+        Path of the vision tower.
+    apart
+        Whether a text can be read without a picture: two towers that compare features at the end.
+    full_length
+        Texts are padded to the whole context, as the model was trained; its features may be the last token's.
+    """
+
+    joins: tuple[Joins, ...]
+    vision: str = "vision_model"
+    apart: bool = False
+    full_length: bool = False
+
+    def joins_of(self, path: str) -> Joins | None:
+        """Return what the attention of a module joins; None where that is not known."""
+        return next((one for one in self.joins if re.match(one.path, path)), None)
+
+
+def _bridge(prefix: str) -> Form:
+    both = {"text": "text", "image": "vision"}
+    joins = [Joins(path=re.escape(f"{prefix}text_model."), causal=False)]
+    for name, side in both.items():
+        layers = re.escape(f"{prefix}cross_modal_{name}_layers.") + r"\d+\."
+        other = "vision" if side == "text" else "text"
+        stream = f"cross.{side}"
+        joins.append(Joins(path=layers + "attention", stream=stream, query=side, key=side, causal=False))  # type: ignore[arg-type]
+        joins.append(Joins(path=layers + "crossattention", stream=stream, query=side, key=other, causal=False))  # type: ignore[arg-type]
+    return Form(joins=tuple(joins), vision=f"{prefix}vision_model")
+
+
+_TOWERS = Form(joins=(Joins(path=r"text_model\."),), apart=True)
+_PADDED = Form(joins=_TOWERS.joins, apart=True, full_length=True)
+
+FORMS: Mapping[str, Form] = {
+    "AltCLIPModel": _TOWERS,
+    "Aimv2Model": _TOWERS,
+    "BlipForConditionalGeneration": Form(
+        joins=(
+            Joins(path=r"text_decoder\..*\.crossattention\.", stream="decoder", key="vision", causal=False),
+            Joins(path=r"text_decoder\.", stream="decoder", causal=True),
+        )
+    ),
+    "BlipForImageTextRetrieval": Form(
+        joins=(
+            Joins(path=r"text_encoder\..*\.crossattention\.", stream="cross", key="vision", causal=False),
+            Joins(path=r"text_encoder\.", causal=False),
+        )
+    ),
+    "BlipModel": Form(joins=(Joins(path=r"text_model\.", causal=False),), apart=True),
+    "BridgeTowerForImageAndTextRetrieval": _bridge("bridgetower."),
+    "BridgeTowerModel": _bridge(""),
+    "CLIPModel": _TOWERS,
+    "CLIPSegModel": _TOWERS,
+    "ChineseCLIPModel": _TOWERS,
+    "MetaClip2Model": _TOWERS,
+    "OwlViTModel": _PADDED,
+    "Siglip2Model": _PADDED,
+    "SiglipModel": _PADDED,
+}
+
+
+def form_of(model: nn.Module) -> Form | None:
+    """Return the form of a model's class, or of the class of transformers that it derives from."""
+    bases = (base for base in type(model).__mro__ if base.__module__.partition(".")[0] == "transformers")
+    return next((FORMS[base.__name__] for base in bases if base.__name__ in FORMS), None)
+
+
+def opens_config(config: Mapping[str, Any]) -> bool:
+    """Whether a config.json names one of these classes.
+
+    Examples
+    --------
+    >>> opens_config({"architectures": ["CLIPModel"]}), opens_config({"architectures": ["CLIPTextModel"]})
+    (True, False)
+    """
+    named = config.get("architectures")
+    return isinstance(named, list) and bool(named) and named[0] in FORMS

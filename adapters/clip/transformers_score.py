@@ -1,0 +1,82 @@
+"""The number that a target names in the output of a model of pictures and texts of transformers."""
+
+from typing import Any
+
+from jaxtyping import Float
+from torch import Tensor
+
+from mmattn.errors import InputError, ModelError
+
+
+def score_of(output: Any, target: Any) -> Float[Tensor, ""]:
+    """Return the logit that a target names.
+
+    Parameters
+    ----------
+    output
+        Of a pair, or of several.
+    target
+        Of two towers: None, each pair's own logit, summed, or `(picture, text)`. Of a matching head: None,
+        the logit for "they match" of each pair, summed, or 0 (they do not) or 1. Of captions:
+        `(token, entry)`, the logit of a vocabulary entry after that token, summed over the samples.
+
+    Raises
+    ------
+    ModelError
+        Nothing was compared: only one tower ran, or the model has no head.
+    InputError
+        The target names no logit.
+    """
+    for name, choose in (("logits_per_image", _of_pairs), ("itm_score", _of_matches), ("logits", _of_logits)):
+        if isinstance(logits := getattr(output, name, None), Tensor):
+            return choose(logits, target)
+    raise ModelError(
+        f"The output {type(output).__name__} has no score of a picture with a text: only one tower ran, or the model "
+        "has no head that compares them. Pass image= and text= to a model that does, or use a method without a target "
+        "(look, rollout)."
+    )
+
+
+def _of_pairs(logits: Float[Tensor, "picture text"], target: Any) -> Float[Tensor, ""]:
+    if target is None:
+        return logits.diagonal().sum()
+    numbers = _numbers(target, logits.shape)
+    if numbers is None:
+        pictures, texts = logits.shape
+        raise InputError(
+            f"The target {target!r} names no pair of {pictures} picture(s) and {texts} text(s). It is "
+            "(picture, text), two numbers from 0. Pass that, or None for the pairs as they were given."
+        )
+    return logits[numbers]
+
+
+def _of_matches(logits: Float[Tensor, "pair 2"], target: Any) -> Float[Tensor, ""]:
+    numbers = (1,) if target is None else _numbers((target,), logits.shape[1:])
+    if numbers is None:
+        raise InputError(
+            f"The target {target!r} is neither 0 (the text does not match) nor 1 (it does). A matching head has these "
+            "two. Pass one of them, or None for 1."
+        )
+    return logits[:, numbers[0]].sum()
+
+
+def _of_logits(logits: Float[Tensor, "sample ..."], target: Any) -> Float[Tensor, ""]:
+    if logits.shape[1:] == (2,):
+        return _of_matches(logits, target)
+    numbers = _numbers(target, logits.shape[1:])
+    if numbers is None:
+        raise InputError(
+            f"The target {target!r} names no logit: their shape is {tuple(logits.shape)}, samples first. A target is "
+            "one index for each dimension after that. Pass (token, vocabulary entry)."
+        )
+    for number in numbers:
+        logits = logits[:, number]
+    return logits.sum()
+
+
+def _numbers(target: Any, sizes: tuple[int, ...]) -> tuple[int, ...] | None:
+    """Return the target if it is one index for each size."""
+    if not isinstance(target, tuple) or len(target) != len(sizes) or not all(type(one) is int for one in target):
+        return None
+    fits = all(-size <= one < size for one, size in zip(target, sizes, strict=True))
+    return target if fits else None
