@@ -86,17 +86,16 @@ def parts_of(processor: Any) -> tuple[Any, Any]:
         It is neither.
 
     """
-    given = list(processor) if isinstance(processor, tuple | list) else [processor]
-    given = [one for one in given if one is not None]
-    tokenizers = [one for one in given if is_tokenizer(one)]
-    transforms = [one for one in given if not is_tokenizer(one)]
-    if len(tokenizers) > 1 or len(transforms) > 1 or not all(callable(one) for one in given):
-        named = ", ".join(type(one).__name__ for one in given)
+    pair = list(processor) if isinstance(processor, tuple | list) else [processor]
+    if len(pair) == 1:
+        pair = [None, *pair] if is_tokenizer(pair[0]) else [*pair, None]
+    if len(pair) != 2 or is_tokenizer(pair[0]) or not all(one is None or callable(one) for one in pair):
+        named = ", ".join(type(one).__name__ for one in pair if one is not None)
         raise InputError(
             f"processor= holds {named}. It would be a transform of pictures, a tokenizer of "
             "open_clip.get_tokenizer or a fast one of transformers, or both as a pair. Leave it out for the model's."
         )
-    return (transforms or [None])[0], (tokenizers or [None])[0]
+    return pair[0], pair[1]
 
 
 def explained(size_px: Size) -> Callable[[nn.Module, Exception], InputError | None]:

@@ -78,7 +78,10 @@ def families() -> Iterable[ModelFamily]:
         ("swin_*", "CLIP with a Swin tower", exact),
         ("RN*", "OpenAI's ResNets: the attention pool", exact),
         ("coca_*", "CoCa: two towers and a caption decoder with cross-attention", f"{exact} and of the decoder"),
-        ("*roberta-*", "CLIP with a text tower of Hugging Face: RoBERTa, XLM-R, mT5, NLLB", exact),
+        ("vit_*", "CLIP with a tower of timm: patches averaged, relative positions", exact),
+        ("*roberta-*", "CLIP with a text tower of Hugging Face: RoBERTa, XLM-R", exact),
+        ("mt5-*", "CLIP with mT5's encoder as its text tower", exact),
+        ("nllb-clip-*", "CLIP with NLLB's encoder as its text tower", exact),
         ("convnext_*", "CLIP with a ConvNeXt tower", "exact: the text tower; the image tower has no attention"),
     ):
         yield ModelFamily(name=f"open_clip:{name}", what=what, how_exact=how, source=source)
