@@ -5,6 +5,7 @@ word to the left: so no curve can run over a word, however many there are. A col
 than the picture has grows over both its ends.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -78,10 +79,10 @@ def beside(size_px: tuple[int, int], texts: Sequence[str]) -> Column:
     middle = height / 2 + (np.arange(len(cut)) - (len(cut) - 1) / 2) * pitch
     half = _TALL / 2 * size
     boxes = np.stack([np.full(len(cut), left), middle - half, left + wide, middle + half], axis=1)
-    over = max(0.0, len(cut) * pitch / 2 - height / 2)
-    return Column(
-        texts=cut, boxes=boxes, type_px=size, space=(0.0, -over, float(left + wide.max() + 0.3 * size), height + over)
-    )
+    # Whole pixels, so that at its own size the picture is drawn as it is.
+    over = float(math.ceil(max(0.0, len(cut) * pitch / 2 - height / 2)))
+    right = float(math.ceil(left + wide.max() + 0.3 * size))
+    return Column(texts=cut, boxes=boxes, type_px=size, space=(0.0, -over, right, height + over))
 
 
 def curves(starts: Float[np.ndarray, "line 2"], ends: Float[np.ndarray, "line 2"]) -> Float[np.ndarray, "line point 2"]:

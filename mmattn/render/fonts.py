@@ -65,6 +65,7 @@ def fonts(size_px: int, bold: bool = False, shaped: bool = False) -> tuple["Free
     return (default,) if isinstance(default, ImageFont.FreeTypeFont) else ()
 
 
+@lru_cache(maxsize=4096)
 def clean(text: str) -> str:
     """Return the text without control and direction characters, lone surrogates and runs of blanks."""
     kept = "".join(" " if c.isspace() else c for c in text if c.isspace() or unicodedata.category(c)[0] != "C")
@@ -73,7 +74,10 @@ def clean(text: str) -> str:
 
 def drawable(text: str) -> bool:
     """Say whether the fonts here have every character of a text, and its letters can be joined and ordered."""
-    return all(c.isascii() or _found(c, False) is not None for c in clean(text)) and not (_joined(text) and not raqm())
+    if text.isascii():
+        return True
+    found = all(c.isascii() or _found(c, False) is not None for c in clean(text))
+    return found and (raqm() or not _joined(text))
 
 
 def runs(text: str, *, size_px: int, bold: bool = False) -> list[tuple[str, "FreeTypeFont"]]:

@@ -86,8 +86,10 @@ def natural_width(drawing: Drawing) -> int:
     wide = height * sum(_column_aspects(drawing))
     if len(drawing.panels) > 1:
         wide = min(wide, _MOST_PX)
-    em = _em(drawing, wide)
-    return max(round(wide) + _sides(drawing, em), 22 * _LEAST_EM)
+    total = round(wide)
+    for _ in range(3):  # the margins make the whole wider, and so its text and its margins
+        total = round(wide) + _sides(drawing, _em(drawing, total))
+    return max(total, 22 * _LEAST_EM)
 
 
 def arrange(drawing: Drawing, *, width_px: int | None = None) -> Layout:

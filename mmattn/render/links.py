@@ -205,10 +205,7 @@ def _drawn(
         dashed=np.array([found[i].value < 0 for i in order]),
         name="links",
     )
-    dots = [
-        Dots(points=end[None], radius_px=3.0, color=(int(ink[0]), int(ink[1]), int(ink[2])), name="end")
-        for end, ink in zip(ends, inks, strict=True)
-    ]
+    dots = [Dots(points=ends[chosen], radius_px=3.0, color=ink, name="end") for chosen, ink in _by_color(inks)]
     return [*outlines, lines, *dots]
 
 
@@ -228,17 +225,29 @@ def _outlines(
 ) -> list[Mark]:
     """Return each link's patch outlined in its color, one inside the other where words share a patch."""
     taken: dict[int, int] = {}
-    marks: list[Mark] = []
-    for link, box, ink in zip(found, boxes, inks, strict=True):
+    inset = np.zeros(len(found))
+    for index, link in enumerate(found):
         level = min(taken.get(link.patch, 0), 4)
         taken[link.patch] = level + 1
-        inset = _NESTED * level * min(box[2] - box[0], box[3] - box[1])
-        inner = box + np.array([inset, inset, -inset, -inset])
-        shade = (int(ink[0]), int(ink[1]), int(ink[2]))
-        marks.append(
-            Boxes(boxes=inner[None], width_px=1.0 + 1.5 * link.strength, color=shade, name=rows.labels[link.word])
-        )
+        inset[index] = _NESTED * level * (boxes[index, 2:] - boxes[index, :2]).min()
+    inner = boxes + inset[:, None] * np.array([1.0, 1.0, -1.0, -1.0])
+    marks: list[Mark] = []
+    for word in dict.fromkeys(link.word for link in found):
+        for lines, ink in _by_color(inks, among=[index for index, link in enumerate(found) if link.word == word]):
+            strong = max(found[index].strength for index in lines)
+            marks.append(Boxes(boxes=inner[lines], width_px=1.0 + 1.5 * strong, color=ink, name=rows.labels[word]))
     return marks
+
+
+def _by_color(
+    inks: UInt8[np.ndarray, "line 3"], *, among: Sequence[int] | None = None
+) -> list[tuple[list[int], Color]]:
+    """Return the lines of each color: a mark of one color is drawn at once."""
+    found: dict[Color, list[int]] = {}
+    for line in range(len(inks)) if among is None else among:
+        red, green, blue = inks[line].tolist()
+        found.setdefault((red, green, blue), []).append(line)
+    return [(lines, ink) for ink, lines in found.items()]
 
 
 def _written(column: Column, words: Sequence[int]) -> list[Mark]:

@@ -294,7 +294,6 @@ def _box(view: Pixels, box: Float[np.ndarray, "4"], mark: Boxes, unit: float) ->
     x0, y0, x1, y1 = (int(v) for v in np.round(box))
     thick = max(1, round(mark.width_px * unit))
     rim = max(1, round(0.7 * unit)) if mark.halo else 0
-    height, width = view.shape[:2]
     for grow, weight, ink in ((rim, thick + 2 * rim, HALO), (0, thick, mark.color)):
         left, top, right, bottom = x0 - grow, y0 - grow, max(x1, x0 + 1) + grow, max(y1, y0 + 1) + grow
         for a, b, c, d in (
@@ -303,8 +302,7 @@ def _box(view: Pixels, box: Float[np.ndarray, "4"], mark: Boxes, unit: float) ->
             (top, bottom, left, left + weight),
             (top, bottom, right - weight, right),
         ):
-            rows = slice(max(a, 0), min(max(b, 0), height))
-            view[rows, max(c, 0) : min(max(d, 0), width)] = ink
+            cv2.rectangle(view, (c, a), (d - 1, b - 1), ink, -1)
 
 
 def _dots(view: Pixels, mark: Dots, to_output: Float[np.ndarray, "2 3"], unit: float) -> None:

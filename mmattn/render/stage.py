@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from mmattn.render.image import FRAME_COLOR, cells_to_input, muted, unseen
+from mmattn.errors import InputError
+from mmattn.render.image import FRAME_COLOR, cells_to_input, unseen
 from mmattn.render.marks import Boxes, Fills, Mark, Raster, Strokes, Unseen
 from mmattn.schema.grids import PatchGrid
 from mmattn.schema.media import Photo
@@ -12,13 +13,16 @@ _FINE = 40  # patches a side, from which the grid is only hinted at
 
 
 def staged(photo: Photo | None, *, saturation: float) -> Photo | None:
-    """Return the photograph with less color and a little less light."""
-    photo = muted(photo, saturation=saturation)
+    """Return the photograph with less color and a little less light, in one blend with itself in gray."""
+    if not 0.0 <= saturation <= 1.0:
+        raise InputError(f"saturation={saturation} is out of range. It is a share from 0 (gray) to 1 (as it is).")
     if photo is None:
         return None
     import cv2
 
-    return Photo(pixels=np.asarray(cv2.convertScaleAbs(photo.pixels, alpha=_LIGHT), np.uint8), name=photo.name)
+    gray = cv2.cvtColor(cv2.cvtColor(photo.pixels, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
+    pixels = cv2.addWeighted(photo.pixels, _LIGHT * saturation, gray, _LIGHT * (1.0 - saturation), 0.0, dst=gray)
+    return Photo(pixels=np.asarray(pixels, np.uint8), name=photo.name)
 
 
 def ground(grid: PatchGrid, photo: Photo | None) -> list[Mark]:

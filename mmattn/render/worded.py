@@ -6,8 +6,10 @@ got is always summed. Special tokens and padding belong to no word: they are nev
 and their part of the weight is told.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TypeAlias
 
 import numpy as np
@@ -37,8 +39,6 @@ class WordRows:
         Along the text.
     values
         `[word, token]`, over all tokens of the picture's axis.
-    labels
-        What each word is called in a drawing: itself, with its number where another is spelled alike.
     outside
         What each word's row gave to no token of the axis.
     """
@@ -55,14 +55,18 @@ class WordRows:
         """The columns with a place, in the order of `grid.content`."""
         return self.values[:, self.grid.content]
 
-    @property
+    @cached_property
     def labels(self) -> tuple[str, ...]:
         """What each word is called: itself, with its number where another is spelled alike."""
-        return tuple(named(self.words, index) for index in range(len(self.words)))
+        alike = Counter(word.text.casefold() for word in self.words)
+        return tuple(
+            f"{word.text} [{index}]" if alike[word.text.casefold()] > 1 else word.text
+            for index, word in enumerate(self.words)
+        )
 
     def called(self, index: int) -> str:
         """Return what a word is called in titles and legends: its label, or its number where no font has it."""
-        label = named(self.words, index)
+        label = self.labels[index]
         return label if fonts.drawable(label) else by_number(index)
 
     def total(self) -> float:
@@ -220,13 +224,6 @@ def of_word(rows: WordRows, word: int) -> Relevance:
         query_places=None,
         query_media=None,
     )
-
-
-def named(words: Sequence[Word], index: int) -> str:
-    """Return a word as a drawing calls it: with its number where another is spelled alike."""
-    text = words[index].text
-    alike = sum(word.text.casefold() == text.casefold() for word in words) > 1
-    return f"{text} [{index}]" if alike else text
 
 
 def patches_at(grid: PatchGrid, place: Sequence[float]) -> tuple[Int[np.ndarray, " found"], str]:

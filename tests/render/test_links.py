@@ -16,6 +16,7 @@ from PIL import Image
 import mmattn
 from mmattn.errors import InputError, NotFoundError, PlaceError
 from mmattn.render import columns, fonts, links
+from mmattn.render.layout import arrange
 from mmattn.render.links import COLORS, word_color
 from mmattn.render.marks import Boxes, Dots, Fills, Labels, Raster, Strokes, Unseen
 from mmattn.render.text import contrast
@@ -181,6 +182,17 @@ def test_no_word_covers_another_and_no_curve_runs_over_a_word(words: list[str], 
     paths = columns.curves(column.anchors, ends)
     assert (np.diff(paths[:, :, 0], axis=1) <= 1e-9).all(), "to the left all the way"
     assert paths[:, :, 0].max() <= boxes[:, 0].min() + 1e-9
+
+
+@pytest.mark.parametrize("text", ["a dog", "a b c d e f g h i j k l m n o p q r s t u v w x y z"])
+def test_at_its_own_size_the_picture_is_drawn_as_it_is(text: str) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (280, 400, 3), dtype=np.uint8)
+    drawing = links(captioned(text, photo=noise, peaks={}), saturation=1.0)
+    (ground,) = of(drawing, Raster)
+    bare = replace(drawing, panels=(replace(drawing.panels[0], marks=(ground,)),))
+    x, y, _, _ = arrange(bare).panels[0]
+    top = y - round(drawing.panels[0].space[1])
+    assert (np.asarray(bare.image())[top : top + 280, x : x + 400] == ground.pixels).all()
 
 
 def test_lines_of_one_word_begin_apart_and_do_not_cross_there() -> None:
