@@ -63,6 +63,7 @@ SOFT: Color = (96, 96, 104)
 _THIN, _THICK = 1.2, 5.5  # px, for text of 14
 _FAINT = 0.35
 _FOCUSED = 5  # lines of a word in focus
+_RIMMED = 0.2  # strength from which an outline has its dark rim
 _SIDE = 0.7  # of a word's side, over which its lines begin
 _NESTED = 0.085  # of a patch, between the outlines of words that share it
 _NAMED = 6  # words in a legend
@@ -235,7 +236,8 @@ def _outlines(
     for word in dict.fromkeys(link.word for link in found):
         for lines, ink in _by_color(inks, among=[index for index, link in enumerate(found) if link.word == word]):
             strong = max(found[index].strength for index in lines)
-            marks.append(Boxes(boxes=inner[lines], width_px=1.0 + 1.5 * strong, color=ink, name=rows.labels[word]))
+            wide, rimmed, name = 1.0 + 1.5 * strong, strong > _RIMMED, rows.labels[word]
+            marks.append(Boxes(boxes=inner[lines], width_px=wide, color=ink, halo=rimmed, name=name))
     return marks
 
 

@@ -170,18 +170,33 @@ def test_a_signed_word_in_focus_has_colors_that_diverge_about_zero() -> None:
 @settings(max_examples=40)
 @given(st.lists(st.text("abcdefgh", min_size=1, max_size=12), min_size=1, max_size=40), st.integers(1, 9))
 def test_no_word_covers_another_and_no_curve_runs_over_a_word(words: list[str], aspect: int) -> None:
-    column = columns.beside((1600, 1600 // aspect), words)
-    boxes = column.boxes
-    assert (boxes[1:, 1] >= boxes[:-1, 3]).all()
-    assert (boxes[:, 0] > 1600).all()
+    high = 1600 // aspect
+    column = columns.beside((1600, high), words)
     x0, y0, x1, y1 = column.space
-    assert boxes[:, :2].min(axis=0).tolist() >= [x0, y0]
-    assert (boxes[:, 2] <= x1).all()
-    assert (boxes[:, 3] <= y1 + 1e-6).all()
-    ends = np.random.default_rng(0).uniform(0, [1600, 1600 / aspect], (len(words), 2))
+    ends = np.random.default_rng(0).uniform(0, [1600, high], (len(words), 2))
     paths = columns.curves(column.anchors, ends)
-    assert (np.diff(paths[:, :, 0], axis=1) <= 1e-9).all(), "to the left all the way"
-    assert paths[:, :, 0].max() <= boxes[:, 0].min() + 1e-9
+    for side, boxes in ((-1, column.boxes[: column.left_count]), (1, column.boxes[column.left_count :])):
+        assert (boxes[1:, 1] >= boxes[:-1, 3]).all(), "in reading order, apart from one another"
+        assert (boxes[:, 0] > 1600 if side > 0 else boxes[:, 2] < 0).all(), "beside the picture"
+        assert (boxes[:, :2] >= [x0, y0]).all()
+        assert (boxes[:, 2:] <= [x1, y1 + 1e-6]).all()
+    left, right = paths[: column.left_count], paths[column.left_count :]
+    assert (np.diff(left[:, :, 0], axis=1) >= -1e-9).all(), "toward the picture all the way"
+    assert (np.diff(right[:, :, 0], axis=1) <= 1e-9).all()
+
+
+def test_a_long_text_begins_to_the_left_of_the_picture() -> None:
+    text = " ".join(f"w{number}" for number in range(40))
+    drawing = links(captioned(text, peaks={0: (60.0, 50.0), 39: (300.0, 200.0)}))
+    points = {
+        word: x for mark in of(drawing, Labels) for word, (x, _) in zip(mark.texts, mark.points.tolist(), strict=True)
+    }
+    assert points["w0"] < 0
+    assert points["w39"] > 400
+    assert drawing.panels[0].space[0] < 0
+    starts = lines(drawing).paths[-2:, 0, 0]
+    assert starts.min() < 0
+    assert starts.max() > 400
 
 
 @pytest.mark.parametrize("text", ["a dog", "a b c d e f g h i j k l m n o p q r s t u v w x y z"])
@@ -191,8 +206,8 @@ def test_at_its_own_size_the_picture_is_drawn_as_it_is(text: str) -> None:
     (ground,) = of(drawing, Raster)
     bare = replace(drawing, panels=(replace(drawing.panels[0], marks=(ground,)),))
     x, y, _, _ = arrange(bare).panels[0]
-    top = y - round(drawing.panels[0].space[1])
-    assert (np.asarray(bare.image())[top : top + 280, x : x + 400] == ground.pixels).all()
+    left, top = (at - round(edge) for at, edge in zip((x, y), drawing.panels[0].space, strict=False))
+    assert (np.asarray(bare.image())[top : top + 280, left : left + 400] == ground.pixels).all()
 
 
 def test_lines_of_one_word_begin_apart_and_do_not_cross_there() -> None:
