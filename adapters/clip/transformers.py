@@ -4,6 +4,7 @@
     stream `text`      pieces of the prompt
     stream `cross`     BLIP's and BridgeTower's: words that ask patches, and patches that ask words
     stream `decoder`   BLIP's captions: words that ask those before them, and patches
+    stream `joined`    ViLT: words and patches in one sequence, in which all ask all
 
 In a model of two towers (CLIP and its kin) only the two features meet: there is no attention between
 a word and a patch, and what links the two is made from the towers by a method of its own. A picture
@@ -41,9 +42,10 @@ from ..vit.transformers_patches import patches_of
 from .transformers_features import image_features, logits_per_image, text_features
 from .transformers_forms import Form, form_of, opens_config
 from .transformers_input import Read, checked, read
-from .transformers_layers import joined_layer
+from .transformers_layers import Sides, joined_layer
 from .transformers_open import families, open_model
 from .transformers_score import score_of
+from .transformers_sequence import embedded, sequence_axes
 from .transformers_text import TextFacts
 
 __all__ = ["PairFacts", "TransformersClip", "TransformersOptions", "adapter"]
@@ -63,6 +65,8 @@ class PairFacts:
         Of each side; None where it does not run.
     pixels
         What the vision tower is called with, by name.
+    joined
+        The axes of one sequence of both; empty for most.
     """
 
     form: Form
@@ -70,6 +74,7 @@ class PairFacts:
     picture: PictureFacts | None
     text: TextFacts | None
     pixels: Mapping[str, Any]
+    joined: tuple[Axis, ...] = ()
 
 
 class TransformersClip:
@@ -118,12 +123,15 @@ class TransformersClip:
         options, form = checked(media, options), form_of(model)
         assert form is not None
         given = read(media, model=model, processor=processor, options=options, full_length=form.full_length)
-        if given.pictures is None and not form.apart:
+        lacks = "picture" if given.pictures is None and not form.apart else "text"
+        if lacks == "picture" or (given.text is None and not form.vision):
+            there, argument = ("text", "image") if lacks == "picture" else ("picture", "text")
             raise InputError(
-                f"{type(model).__name__} was given a text alone. Its words attend to a picture, so it needs one. "
-                "Pass image= as well."
+                f"{type(model).__name__} was given a {there} alone. Its words and patches attend to each other, so it "
+                f"needs a {lacks}. Pass {argument}= as well."
             )
-        return _prepared(model, form, given=given, options=options)
+        make = _prepared if form.vision else _prepared_sequence
+        return make(model, form, given=given, options=options)
 
     def taps(self, model: nn.Module, emit: Emit) -> AbstractContextManager[None]:
         """No extra points: everything goes through the kernels that interception sees."""
@@ -135,10 +143,11 @@ class TransformersClip:
         within, beside = _by_side(calls, facts.form)
         found = [] if facts.picture is None else list(picture_layers(within, facts.picture))
         vision: tuple[Axis, ...] = next((layer.query for layer in reversed(found) if layer.kind == "self"), ())
+        sides: Sides = {"vision": vision, "text": facts.text.axes if facts.text else (), "joined": facts.joined}
         for call in beside:
             joins = facts.form.joins_of(call.module)
-            if joins is not None and facts.text is not None and call.kind == "token":
-                found.append(joined_layer(call, joins, text=facts.text, vision=vision, samples=facts.samples))
+            if joins is not None and call.kind == "token":
+                found.append(joined_layer(call, joins, sides=sides, samples=facts.samples))
         order = {call.module: number for number, call in reversed(list(enumerate(calls)))}
         return sorted(found, key=lambda layer: order[layer.name])
 
@@ -157,6 +166,11 @@ class TransformersClip:
     def score(self, output: Any, target: Any) -> Float[Tensor, ""]:
         """Return the logit that a target names; see `transformers_score.score_of`."""
         return score_of(output, target)
+
+    def has_two_towers(self, model: nn.Module) -> bool:
+        """Whether nothing in it attends from one side to the other; see `protocol.TwoTowers`."""
+        form = form_of(model)
+        return form is not None and form.apart
 
     def image_features(self, model: nn.Module, prepared: Prepared) -> Float[Tensor, "picture dim"]:
         """Return the features of pictures; see `protocol.TwoTowers`."""
@@ -178,7 +192,7 @@ adapter = TransformersClip()
 
 def _by_side(calls: Sequence[Call], form: Form) -> tuple[list[Call], list[Call]]:
     """Return the calls of the vision tower, and all others."""
-    inside = [call.module.startswith(f"{form.vision}.") for call in calls]
+    inside = [bool(form.vision) and call.module.startswith(f"{form.vision}.") for call in calls]
     within = [call for call, here in zip(calls, inside, strict=True) if here]
     return within, [call for call, here in zip(calls, inside, strict=True) if not here]
 
@@ -215,6 +229,28 @@ def _prepared(model: nn.Module, form: Form, *, given: Read, options: Transformer
         facts=PairFacts(form=form, samples=len(tensors[0]), picture=picture, text=text, pixels=pixels),
         preprocessing="; ".join(how),
         readout="" if pictures is None else readout_of(model.get_submodule(form.vision)),
+    )
+
+
+def _prepared_sequence(model: nn.Module, form: Form, *, given: Read, options: TransformersOptions) -> Prepared:
+    pictures, text = given.pictures, given.text
+    assert pictures is not None
+    assert text is not None
+    words, values = dict(text.inputs), pictures.inputs
+    joined = sequence_axes(model, values, pictures.geometries, text)
+
+    def call(alive: nn.Module, pixel_values: Tensor) -> Any:
+        return alive(**words, **embedded(alive, pixel_values))
+
+    with torch.no_grad():
+        pixels = embedded(model, values)
+    return Prepared(
+        run=runner(model, values, call=call),
+        inputs=(*words.values(), *pixels.values()),  # a recording of pixels saw its patches in an order of its own
+        media=pictures.photos,
+        facts=PairFacts(form=form, samples=len(values), picture=None, text=text, pixels=pixels, joined=joined),
+        preprocessing=f"{phrase(pictures.geometries)}; text cut into {text.real.shape[1]} tokens",
+        readout="cls",
     )
 
 

@@ -6,6 +6,7 @@ here once, by the path of its module, with the tokens that ask and the tokens th
     CLIP         text_model.                    words ask words
     BLIP         text_encoder. ... crossattention   words ask patches: real attention between the two
     BridgeTower  cross_modal_image_layers. ... crossattention   patches ask words
+    ViLT         encoder.                       words and patches, in one sequence, ask all of it
 
 Every class is held by a test to its own eager weights. A class that is not here is nobody's until
 it is, and `mmattn.capture` records it without places.
@@ -18,7 +19,7 @@ from typing import Any, Literal
 
 from torch import nn
 
-Side = Literal["text", "vision"]
+Side = Literal["text", "vision", "joined"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +33,7 @@ class Joins:
     stream
         Of the layers.
     query, key
-        `text` or `vision`.
+        `text`, `vision`, or `joined`: both in one sequence, words first.
     causal
         Whether a token is kept from those behind it; None: not known beforehand.
     """
@@ -53,7 +54,7 @@ class Form:
     joins
         Of all attention outside of the vision tower; the first that matches counts.
     vision
-        Path of the vision tower.
+        Path of the vision tower; empty where pictures and texts are one sequence from the first layer on.
     apart
         Whether a text can be read without a picture: two towers that compare features at the end.
     full_length
@@ -80,6 +81,11 @@ def _bridge(prefix: str) -> Form:
         joins.append(Joins(path=layers + "attention", stream=stream, query=side, key=side, causal=False))  # type: ignore[arg-type]
         joins.append(Joins(path=layers + "crossattention", stream=stream, query=side, key=other, causal=False))  # type: ignore[arg-type]
     return Form(joins=tuple(joins), vision=f"{prefix}vision_model")
+
+
+def _sequence(prefix: str) -> Form:
+    path = re.escape(f"{prefix}encoder.")
+    return Form(joins=(Joins(path=path, stream="joined", query="joined", key="joined", causal=False),), vision="")
 
 
 _TOWERS = Form(joins=(Joins(path=r"text_model\."),), apart=True)
@@ -110,6 +116,10 @@ FORMS: Mapping[str, Form] = {
     "OwlViTModel": _PADDED,
     "Siglip2Model": _PADDED,
     "SiglipModel": _PADDED,
+    "ViltForImageAndTextRetrieval": _sequence("vilt."),
+    "ViltForMaskedLM": _sequence("vilt."),
+    "ViltForQuestionAnswering": _sequence("vilt."),
+    "ViltModel": _sequence(""),
 }
 
 

@@ -1,6 +1,6 @@
-"""Layers outside of the vision tower: words that ask words, words that ask patches, patches that ask words."""
+"""Layers outside of the vision tower: words that ask words or patches, patches that ask words, both in one sequence."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 
 import torch
 from jaxtyping import Bool
@@ -13,16 +13,17 @@ from mmattn.schema.axes import Axis
 from mmattn.schema.layers import AttentionLayer
 
 from .transformers_forms import Joins, Side
-from .transformers_text import TextFacts
+
+Sides = Mapping[Side, tuple[Axis, ...]]
 
 
-def joined_layer(call: Call, joins: Joins, *, text: TextFacts, vision: Sequence[Axis], samples: int) -> AttentionLayer:
+def joined_layer(call: Call, joins: Joins, *, sides: Sides, samples: int) -> AttentionLayer:
     """Return the layer of one attention between tokens of a text and patches.
 
     Parameters
     ----------
-    text, vision
-        The axes of both sides, one a sample or one for all.
+    sides
+        The axes of each, one a sample or one for all.
     samples
         Number of pairs.
 
@@ -31,9 +32,8 @@ def joined_layer(call: Call, joins: Joins, *, text: TextFacts, vision: Sequence[
     ModelError
         It joins something else: as many tokens as neither side has.
     """
-    allowed = None if call.q is not None else _allowed(call, joins, text)
+    allowed = None if call.q is not None else _allowed(call, joins, sides)
     storage = to_blocks(call, mask=allowed)
-    sides: dict[Side, tuple[Axis, ...]] = {"text": text.axes, "vision": tuple(vision)}
     blocks, _, queries, keys = storage.source.shape
     wanted = (samples, *(max((len(axis) for axis in sides[side]), default=0) for side in (joins.query, joins.key)))
     if (blocks, queries, keys) != wanted:
@@ -54,14 +54,12 @@ def joined_layer(call: Call, joins: Joins, *, text: TextFacts, vision: Sequence[
     )
 
 
-def _allowed(call: Call, joins: Joins, text: TextFacts) -> Bool[Tensor, "#sample #head #query #key"] | None:
+def _allowed(call: Call, joins: Joins, sides: Sides) -> Bool[Tensor, "#sample #head #query #key"] | None:
     """Return which keys were allowed where only the softmax was seen; None where that is not known."""
     if joins.causal is None or call.weights is None:
         return None
     queries, keys = call.weights.shape[-2:]
-    mask = torch.ones(1, 1, queries, keys, dtype=torch.bool)
+    mask = torch.tensor([[role != "pad" for role in axis.roles] for axis in sides[joins.key]])[:, None, None]
     if joins.causal:
-        mask = mask.tril()
-    if joins.key == "text":
-        mask = mask & text.real[:, None, None, :]
+        mask = mask & torch.ones(queries, keys, dtype=torch.bool).tril()
     return mask.to(call.weights.device)

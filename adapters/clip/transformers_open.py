@@ -40,6 +40,7 @@ def families() -> Iterable[ModelFamily]:
         "towers with an attention pool: SigLIP, SigLIP 2 (patches at the picture's own aspect), AIMv2",
         "BLIP: two towers, image-text matching and captions, in which words attend to patches",
         "BridgeTower: words attend to patches and patches to words",
+        "ViLT: words and patches in one sequence (no drawing yet)",
     )
     return [
         ModelFamily(

@@ -17,8 +17,9 @@ def score_of(output: Any, target: Any) -> Float[Tensor, ""]:
         Of a pair, or of several.
     target
         Of two towers: None, each pair's own logit, summed, or `(picture, text)`. Of a matching head: None,
-        the logit for "they match" of each pair, summed, or 0 (they do not) or 1. Of captions:
-        `(token, entry)`, the logit of a vocabulary entry after that token, summed over the samples.
+        the logit for "they match" of each pair, summed, or 0 (they do not) or 1. Of answers: a number, or
+        None for the highest of each sample. Of words: `(token, entry)`, the logit of a vocabulary entry at
+        that token (a caption's: after it). Summed over the samples.
 
     Raises
     ------
@@ -63,11 +64,13 @@ def _of_matches(logits: Float[Tensor, "pair 2"], target: Any) -> Float[Tensor, "
 def _of_logits(logits: Float[Tensor, "sample ..."], target: Any) -> Float[Tensor, ""]:
     if logits.shape[1:] == (2,):
         return _of_matches(logits, target)
-    numbers = _numbers(target, logits.shape[1:])
+    if logits.dim() == 2 and target is None:
+        return logits.max(dim=1).values.sum()
+    numbers = _numbers(target if isinstance(target, tuple) else (target,), logits.shape[1:])
     if numbers is None:
         raise InputError(
             f"The target {target!r} names no logit: their shape is {tuple(logits.shape)}, samples first. A target is "
-            "one index for each dimension after that. Pass (token, vocabulary entry)."
+            "one index for each dimension after that. Pass an answer's number, or (token, vocabulary entry)."
         )
     for number in numbers:
         logits = logits[:, number]

@@ -137,9 +137,10 @@ def given_texts(inputs: Mapping[str, Tensor], *, model: nn.Module) -> TextFacts:
 def context_length(model: nn.Module, tokenizer: Any) -> int:
     """Return how many tokens the text tower reads at most, those that the tokenizer adds among them."""
     config: Any = model.config
-    limit = int(config.text_config.max_position_embeddings)
+    settings = getattr(config, "text_config", config)
+    limit = int(settings.max_position_embeddings)
     if config.model_type in ("altclip", "bridgetower"):
-        limit -= config.text_config.pad_token_id + 1  # RoBERTa's positions count from behind the padding token's
+        limit -= settings.pad_token_id + 1  # RoBERTa's positions count from behind the padding token's
     return min(limit, int(tokenizer.model_max_length))
 
 

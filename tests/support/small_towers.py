@@ -92,6 +92,11 @@ def _bridge() -> Any:
     return hf.BridgeTowerProcessor(images, word_pieces(pad=1))
 
 
+def _vilt() -> Any:
+    images = hf.ViltImageProcessor(size={"shortest_edge": 64}, size_divisor=16)
+    return hf.ViltProcessor(images, word_pieces())
+
+
 BRIDGE = {
     "hidden_size": 32,
     "num_attention_heads": 4,
@@ -188,13 +193,26 @@ CROSSED = {
         name="BridgeTower", kind="ForImageAndTextRetrieval", processor=_bridge, more=BRIDGE, text=BRIDGE_TEXT
     ),
 }
-MEMBERS = {**PAIRS, **CROSSED}
+
+# Words and patches in one sequence.
+JOINED = {
+    f"ViLT, {what}": Pair(name="Vilt", kind=kind, processor=_vilt, text={"pad_token_id": 0, "image_size": 64})
+    for what, kind in (
+        ("features", "Model"),
+        ("matching", "ForImageAndTextRetrieval"),
+        ("answers", "ForQuestionAnswering"),
+        ("masked words", "ForMaskedLM"),
+    )
+}
+MEMBERS = {**PAIRS, **CROSSED, **JOINED}
 
 
 def _config(pair: Pair, tokenizer: Any) -> Any:
     ids = {name: getattr(tokenizer, name) for name in ("eos_token_id", "bos_token_id", "pad_token_id")}
     vision = {**PLAIN, "patch_size": 16, **(pair.vision or {"image_size": 64})}
     text = {**PLAIN, "vocab_size": len(tokenizer), "max_position_embeddings": CONTEXT, **ids, **(pair.text or {})}
+    if pair.name == "Vilt":
+        return hf.ViltConfig(**{**vision, **text}, num_labels=5)
     if pair.name == "BridgeTower":
         vision |= {"num_hidden_layers": text["num_hidden_layers"], "hidden_size": 128}  # 64 a head, always
     more = pair.more or {"projection_dim": 24}
