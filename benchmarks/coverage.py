@@ -1,6 +1,6 @@
 """Which model families mmattn reads exactly: one line a family, two columns.
 
-`python -m benchmarks.coverage [--library timm|transformers|torchvision] [--only NAME ...] [--write]`
+`python -m benchmarks.coverage [--library timm|transformers|torchvision|open_clip] [--only NAME ...] [--write]`
 
 **weights**: every layer's weights are among those that the model itself multiplies its values with, when
 it runs without fused kernels, to 1e-5 (`coverage_weights`). **places**: a changed cell of the picture moves
@@ -25,12 +25,14 @@ import torch
 from mmattn.errors import MmattnError, ModelError, NoAttentionError
 from mmattn.interception import capture
 from mmattn.interception.protocol import LeavesOut
+from mmattn.schema.layers import AttentionLayer
 
 from .coverage_models import Member, Seat
 from .coverage_places import PROBES, Found, box_changed, probed
 from .coverage_weights import EXACT, Verdict, compared, own_weights
 
-LIBRARIES = ("timm", "torchvision", "transformers")
+LIBRARIES = ("timm", "torchvision", "transformers", "open_clip")
+DISTRIBUTIONS = ("timm", "torchvision", "transformers", "open_clip_torch")
 PAGE = Path(__file__).with_name("COVERAGE.md")
 HEAD = "| family | member | input px | layers | left out | weights exact | places exact | remarks |"
 NONE = "no token attention"
@@ -124,6 +126,8 @@ def members(library: str) -> list[Member]:
     """Return the members of a library's families."""
     if library == "timm":
         from .coverage_timm import members as found
+    elif library == "open_clip":
+        from .coverage_open_clip import members as found
     elif library == "torchvision":
         from .coverage_torchvision import members as found
     else:
@@ -152,17 +156,25 @@ def _tried(member: Member, probes: int) -> Line:
     model = member.made()
     seat = Seat(model)
     base = member.pixels(1)
-    prepared = seat.prepare(base)
-    with torch.no_grad(), capture(model) as recording:
-        prepared.run()
-    layers = seat.adapter.layers(recording.calls, prepared)
-    left_out = seat.adapter.left_out(recording.calls, prepared) if isinstance(seat.adapter, LeavesOut) else ()
+    given = member.given(base)
+    layers, left_out = _read(seat, given)
     if not layers:
         return Line(member=member, none=True, left_out=left_out, problem=left_out[0] if left_out else "no layer")
     plain = member.unfused(model)
-    weights = compared(layers, own_weights(plain, Seat(plain).prepare(base).run))
+    weights = compared(layers, own_weights(plain, Seat(plain).prepare(given).run))
+    if given is not base:  # places are those of the picture's tower
+        layers, _ = _read(seat, base)
     places = probed(layers=layers, watch=seat.watch, base=base[0], changed=box_changed, probes=probes)
     return Line(member=member, weights=weights, places=places, left_out=left_out)
+
+
+def _read(seat: Seat, given: Any) -> tuple[Sequence[AttentionLayer], tuple[str, ...]]:
+    """Return the layers of a run, and what mmattn says that it left out."""
+    prepared = seat.prepare(given)
+    with torch.no_grad(), capture(seat.model) as recording:
+        prepared.run()
+    left_out = seat.adapter.left_out(recording.calls, prepared) if isinstance(seat.adapter, LeavesOut) else ()
+    return seat.adapter.layers(recording.calls, prepared), left_out
 
 
 def row(line: Line) -> str:
@@ -216,7 +228,7 @@ def page(rows: Sequence[str], *, before: str = "") -> str:
     merged = [now.pop(_family(one), one) for one in kept] + list(now.values())
     order = {f"{member.library} {member.family}": n for n, member in enumerate(_all())}
     merged = sorted((one for one in merged if _family(one) in order), key=lambda one: order[_family(one)])
-    packages = ", ".join(f"{name} {version(name)}" for name in ("torch", "timm", "torchvision", "transformers"))
+    packages = ", ".join(f"{name} {version(name)}" for name in ("torch", *DISTRIBUTIONS))
     return (
         f"# Coverage\n\nMade by `python -m benchmarks.coverage --write`; {packages}.\n\n"
         f"*weights exact*: every layer equals one of the model's own softmaxes, unfused, to {EXACT:.0e} (in brackets "
@@ -244,6 +256,7 @@ def _sentence(error: BaseException) -> str:
 def _options() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description="Which model families are read exactly.")
     parser.add_argument("--library", choices=LIBRARIES, default=None, help="only this one")
+    parser.add_argument("--open-clip", dest="library", action="store_const", const="open_clip", help="the same for it")
     parser.add_argument("--only", nargs="+", default=(), help="only these members or families")
     parser.add_argument("--probes", type=int, default=PROBES, help=f"cells of each grid ({PROBES})")
     parser.add_argument("--threads", type=int, default=1, help="threads of torch (1)")

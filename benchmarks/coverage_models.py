@@ -32,6 +32,8 @@ class Member:
         Runs it on a tensor of pixels.
     options
         What the table says of how it was made smaller.
+    given
+        What is passed with pixels: themselves, or a text beside them.
 
     """
 
@@ -42,6 +44,7 @@ class Member:
     size_px: tuple[int, int]
     call: Callable[[nn.Module, Tensor], Any] = field(default=lambda model, pixels: model(pixels))
     options: str = ""
+    given: Callable[[Tensor], Any] = field(default=lambda pixels: pixels)
 
     def made(self) -> nn.Module:
         """Return the model with random weights that hide nothing: see `stir`."""
@@ -81,8 +84,8 @@ class Seat:
         self.photos = photos
         self.adapter = claiming(model)[1]
 
-    def prepare(self, pixels: Tensor) -> Prepared:
-        """Return what the adapter makes of pictures `[sample, 3, row, col]`."""
+    def prepare(self, pixels: Any) -> Prepared:
+        """Return what the adapter makes of pictures `[sample, 3, row, col]`, or of those and a text."""
         media = MediaGiven(image=[read_photo(one) for one in pixels]) if self.photos else MediaGiven(inputs=pixels)
         return self.adapter.prepare(self.model, media, None, None)
 

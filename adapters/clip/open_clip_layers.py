@@ -54,6 +54,8 @@ class PairFacts:
         Whether the first query of CoCa's pool alone makes the picture's features.
     first_key, first_word
         How many tokens of the image tower's last axis, and of the text, the decoder leaves out before its own.
+    hides_pads
+        Whether no token of a text looks at padding, as in towers of Hugging Face.
 
     """
 
@@ -64,6 +66,7 @@ class PairFacts:
     first_query: bool = False
     first_key: int = 0
     first_word: int = 0
+    hides_pads: bool = False
 
 
 def pair_facts(
@@ -86,6 +89,7 @@ def pair_facts(
         first_query=first and visual.attn_pool is not None and visual.pool_type == "tok",
         first_key=int(first),
         first_word=int(isinstance(text, HFTextEncoder) and type(text.pooler) is ClsPooler),
+        hides_pads=isinstance(text, HFTextEncoder),
     )
 
 
@@ -100,7 +104,7 @@ def layers_of(calls: Sequence[Call], facts: PairFacts) -> list[AttentionLayer]:
         elif call.module.startswith(_DECODER):
             found.append(_self(call, _words_so_far(call, facts), stream="decoder"))
         else:
-            found.append(_self(call, facts.texts, stream="text"))
+            found.append(_self(call, facts.texts, stream="text", hides_pads=facts.hides_pads))
     return found
 
 
@@ -127,8 +131,8 @@ def _named_query(layer: AttentionLayer, facts: PairFacts) -> AttentionLayer:
     return replace(layer, query=(slots,) * len(layer.query))
 
 
-def _self(call: Call, axes: tuple[Axis, ...], *, stream: str) -> AttentionLayer:
-    storage = to_blocks(call, mask=_real(call, axes))
+def _self(call: Call, axes: tuple[Axis, ...], *, stream: str, hides_pads: bool = False) -> AttentionLayer:
+    storage = to_blocks(call, mask=_real(call, axes, hides_pads=hides_pads))
     blocks, _, queries, keys = storage.source.shape
     tokens = len(axes[0]) if axes else 0
     if (blocks, queries, keys) != (len(axes), tokens, tokens):
@@ -148,9 +152,9 @@ def _self(call: Call, axes: tuple[Axis, ...], *, stream: str) -> AttentionLayer:
     )
 
 
-def _real(call: Call, axes: tuple[Axis, ...]) -> Tensor | None:
-    """Return which keys are no padding, for a softmax that was only seen: towers that mask nothing are fused ones."""
-    if call.weights is None or "transformer.encoder" not in call.module:
+def _real(call: Call, axes: tuple[Axis, ...], *, hides_pads: bool) -> Tensor | None:
+    """Return which keys are no padding, for a softmax that was only seen in a tower that hides padding."""
+    if call.weights is None or not hides_pads:
         return None
     real = torch.tensor([[role != "pad" for role in axis.roles] for axis in axes])
     return real[:, None, None, :].to(call.weights.device)

@@ -173,7 +173,7 @@ def _check_fits(ids: Int[Tensor, "text token"], model: nn.Module) -> None:
             "model's. Pass the one that this model was trained with, in processor=(transform, tokenizer)."
         )
     text = text_tower(model)
-    long = int(text.context_length)
+    long = int(text.context_length or ids.shape[1])  # mT5 has no longest row
     whole = not isinstance(text, HFTextEncoder) and not _appends(model)
     if ids.shape[1] > long or (whole and ids.shape[1] != long):
         raise InputError(

@@ -27,6 +27,8 @@ FAMILIES = [
     ("torchvision", "SwinTransformer"),  # shifted windows on a wide picture
     ("transformers", "SegformerModel"),  # keys on a coarser grid
     ("transformers", "HieraModel"),  # mask units
+    ("open_clip", "coca_ViT-B-32"),  # two towers, a pool of queries and a decoder
+    ("open_clip", "mt5-base-ViT-B-32"),  # a text tower without a longest row
 ]
 
 
