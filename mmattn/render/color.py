@@ -17,10 +17,10 @@ from functools import lru_cache
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Bool, Float, UInt8
 
 from mmattn.errors import InputError, NotFoundError, nearest
-from mmattn.render.marks import Paint, Scale
+from mmattn.render.marks import Color, Paint, Scale
 
 _ANCHORS = {
     "viridis": (
@@ -50,6 +50,9 @@ _ANCHORS = {
 }
 SEQUENTIAL = "inferno"
 DIVERGING = "coolwarm"
+PAPER = "OrRd"
+BLACK: Color = (0, 0, 0)
+WHITE: Color = (255, 255, 255)
 
 _LEAST_SHARE = 1 / 4  # where a flat map lies along its scale
 
@@ -188,15 +191,44 @@ def number(value: float, *, span: float = 0.0) -> str:
 
     Examples
     --------
-    >>> number(0.012345), number(0.0), number(0.000012), number(125.0), number(3e-9, span=0.04)
-    ('0.0123', '0', '1.2e-5', '125', '0')
+    >>> number(0.012345), number(0.0), number(0.000012), number(125.0), number(1876.0), number(3e-9, span=0.04)
+    ('0.0123', '0', '1.2e-5', '125', '1876', '0')
     """
     if abs(value) <= span / 2000:
         return "0"
     if not 1e-4 <= abs(value) < 1e5:
         mantissa, exponent = f"{value:.1e}".split("e")
         return f"{mantissa}e{int(exponent)}"
-    return f"{value:.3g}"
+    return f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"
+
+
+def paper_map(scale: Scale) -> str:
+    """Return the map for colors on white paper, under letters: from light to dark, or diverging."""
+    return DIVERGING if scale.kind == "diverging" else PAPER
+
+
+def reads_white(ground: UInt8[np.ndarray, "word 3"]) -> Bool[np.ndarray, " word"]:
+    """Say where letters on a color are white rather than black, for the higher contrast.
+
+    Examples
+    --------
+    >>> reads_white(np.array([[255, 255, 0], [0, 0, 139]], np.uint8)).tolist()
+    [False, True]
+    """
+    return contrast(ground, WHITE) > contrast(ground, BLACK)
+
+
+def contrast(ground: UInt8[np.ndarray, "word 3"], ink: Color) -> Float[np.ndarray, " word"]:
+    """Return the contrast of two colors as WCAG 2.2 defines it, from 1 to 21."""
+    lights = [_luminance(np.asarray(one, np.float64)) for one in (ground, ink)]
+    ratio: np.ndarray = (np.maximum(*lights) + 0.05) / (np.minimum(*lights) + 0.05)
+    return ratio
+
+
+def _luminance(rgb: Float[np.ndarray, "*color 3"]) -> Float[np.ndarray, "*color"]:
+    share = rgb / 255.0
+    linear = np.where(share <= 0.04045, share / 12.92, ((share + 0.055) / 1.055) ** 2.4)
+    return np.asarray(linear @ np.array([0.2126, 0.7152, 0.0722]))
 
 
 def _spread(values: Float[np.ndarray, " value"], low: float, high: float, chosen: str) -> Scale:

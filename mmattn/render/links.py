@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Float, Int, UInt8
 
 from mmattn.errors import InputError
-from mmattn.render import color, columns, strongest
+from mmattn.render import color, columns, strongest, two_heats
 from mmattn.render.columns import Column
 from mmattn.render.drawing import Drawing, Panel
 from mmattn.render.image import (
@@ -57,7 +57,6 @@ COLORS: tuple[Color, ...] = (
     (119, 170, 221), (238, 136, 102), (238, 221, 136), (68, 187, 153),
     (255, 170, 187), (153, 221, 255), (170, 170, 0), (187, 204, 51),
 )  # fmt: skip
-INK: Color = (0, 0, 0)
 SOFT: Color = (96, 96, 104)
 
 _THIN, _THICK = 1.2, 5.5  # px, for text of 14
@@ -75,6 +74,7 @@ def links(
     focus: Focus = None,
     query: Sequence[float] | None = None,
     k: int | None = None,
+    heat: bool = False,
     on: "Photo | Image | np.ndarray | None" = None,
     saturation: float = SATURATION,
     title: str | None = None,
@@ -94,6 +94,9 @@ def links(
         with the `k` words for which it weighs most.
     k
         Lines a word: 1, or 5 for a word in focus; with `query` the number of words, 5.
+    heat
+        Heat on both sides under the lines: what the words in question gave to each patch, and what each word
+        gave to the picture (or to the place of `query`).
     on
         Another picture to draw on, of the same aspect.
     saturation
@@ -139,18 +142,26 @@ def links(
         )
     column = columns.beside(rows.grid.size_px, rows.labels)
     inks = _inks(found, scale, by_sign=focus is not None and signed(rows))
-    marks = [*ground(rows.grid, photo), *_drawn(rows, column, found, inks, asked), *_written(column, words)]
+    under, bar = two_heats.of_picture(rows, rows.chosen(focus)) if heat else (None, None)
+    chips, words_bar = two_heats.of_words(rows, asked) if heat else (None, None)
+    if bar is None and focus is not None and signed(rows):
+        bar = _bar(rows, scale)
+    marks = [*ground(rows.grid, photo, heat=under), *_drawn(rows, column, found, inks, asked)]
+    marks += _written(column, words) if chips is None else _heated(column, chips, words)
     panel = Panel(
         space=column.space,
         marks=tuple(marks),
-        bar=_bar(rows, scale) if focus is not None and signed(rows) else None,
+        bar=bar,
         keys=tuple(_keys(rows, found, scale=scale, per=per, asked=asked, focus=focus)),
         background=(255, 255, 255),
     )
     parts = [describe(relevance, scale, row=None), rows.special_phrase(), numbered_phrase(rows.labels)]
     said = SEPARATOR.join(part for part in parts if part)
     return Drawing(
-        panels=(panel,), title=headline if title is None else title, caption=said if caption is None else caption
+        panels=(panel,),
+        title=headline if title is None else title,
+        caption=said if caption is None else caption,
+        bar=words_bar,
     )
 
 
@@ -258,7 +269,18 @@ def _written(column: Column, words: Sequence[int]) -> list[Mark]:
     rest = [index for index in range(len(column.texts)) if index not in set(active)]
     colors = np.array([word_color(index) for index in active], np.uint8).reshape(-1, 3)
     chips = Fills(boxes=column.boxes[active], colors=colors, radius=0.35 * column.type_px, name="words")
-    return [chips, *(_labels(column, chosen, ink) for chosen, ink in ((active, INK), (rest, SOFT)) if chosen)]
+    return [chips, *(_labels(column, chosen, ink) for chosen, ink in ((active, color.BLACK), (rest, SOFT)) if chosen)]
+
+
+def _heated(column: Column, inks: UInt8[np.ndarray, "word 3"], words: Sequence[int]) -> list[Mark]:
+    """Return all words on the colors of their weight, and a dot of its lines' color beside each that has some."""
+    white = color.reads_white(inks)
+    groups = ((np.flatnonzero(~white).tolist(), color.BLACK), (np.flatnonzero(white).tolist(), color.WHITE))
+    chips = Fills(boxes=column.boxes, colors=inks, radius=0.35 * column.type_px, name="words")
+    dots = [
+        Dots(points=column.anchors[[word]], radius_px=4.0, color=word_color(word), name="word") for word in set(words)
+    ]
+    return [chips, *dots, *(_labels(column, chosen, ink) for chosen, ink in groups if chosen)]
 
 
 def _labels(column: Column, chosen: Sequence[int], ink: Color) -> Labels:

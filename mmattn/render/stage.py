@@ -4,7 +4,7 @@ import numpy as np
 
 from mmattn.errors import InputError
 from mmattn.render.image import FRAME_COLOR, cells_to_input, unseen
-from mmattn.render.marks import Boxes, Fills, Mark, Raster, Strokes, Unseen
+from mmattn.render.marks import Boxes, Fills, Heat, Mark, Raster, Strokes, Unseen
 from mmattn.schema.grids import PatchGrid
 from mmattn.schema.media import Photo
 
@@ -25,12 +25,13 @@ def staged(photo: Photo | None, *, saturation: float) -> Photo | None:
     return Photo(pixels=np.asarray(pixels, np.uint8), name=photo.name)
 
 
-def ground(grid: PatchGrid, photo: Photo | None) -> list[Mark]:
-    """Return the picture, what the model did not see of it, and the grid."""
+def ground(grid: PatchGrid, photo: Photo | None, *, heat: Heat | None = None) -> list[Mark]:
+    """Return the picture, with heat over it if given, what the model did not see of it, and the grid."""
     width, height = grid.size_px
     box = (0.0, 0.0, float(width), float(height))
     gray = Fills(boxes=np.array([box]), colors=np.array([[112, 112, 118]], np.uint8), name="no picture")
     marks: list[Mark] = [gray if photo is None else Raster(pixels=photo.pixels, box=box)]
+    marks += [] if heat is None else [heat]
     dark = unseen(grid)
     if len(dark):
         marks += [

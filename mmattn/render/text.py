@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 import numpy as np
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Float, UInt8
 
 from mmattn.errors import InputError, PlaceError
 from mmattn.render import color, paragraph
@@ -21,9 +21,6 @@ from mmattn.render.worded import columns_phrase, joined, numbered_phrase
 from mmattn.schema.results import Relevance
 from mmattn.schema.tokens import Span, Tokens
 
-PAPER_MAP = "OrRd"
-BLACK: Color = (0, 0, 0)
-WHITE: Color = (255, 255, 255)
 UNREAD: Color = (118, 118, 118)  # contrast 4.5 on white
 
 _TYPE_PX = 22.0
@@ -83,7 +80,7 @@ def text_overlay(
     words = axis.words()
     values = _weights(relevance, row)
     chosen = _scale(relevance, values, scale=scale, percentile=percentile)
-    paint = color.paint(scale=chosen, color_map=color_map or _map(chosen), opacity=1.0)
+    paint = color.paint(scale=chosen, color_map=color_map or color.paper_map(chosen), opacity=1.0)
     spans = [word.span for word in words]
     whole = sum(end - start for start, end in spans) / max(len(axis.text), 1)
     wide = float(np.clip((len(axis.text) * whole * 0.55 * 5.0) ** 0.5 * 1.6, _NARROWEST, _WIDEST))
@@ -94,7 +91,7 @@ def text_overlay(
         space=(0.0, 0.0, (set_in.width + 2 * _OVER) * _TYPE_PX, set_in.lines * _PITCH * _TYPE_PX),
         marks=tuple(_marks(axis.text, set_in, spans, colors)),
         bar=ColorBar(scale=chosen, paint=paint, label=UNITS[relevance.unit]),
-        background=WHITE,
+        background=color.WHITE,
     )
     parts = [describe(relevance, chosen, row=row), columns_phrase(relevance, row=row)]
     parts += ["gray: in no token"] if len(set_in.spans) > len(spans) else []
@@ -104,30 +101,6 @@ def text_overlay(
     return Drawing(
         panels=(panel,), title=name if title is None else title, caption=said if caption is None else caption
     )
-
-
-def readable(ground: UInt8[np.ndarray, "word 3"]) -> Bool[np.ndarray, " word"]:
-    """Say where letters on a color are white rather than black, for the higher contrast.
-
-    Examples
-    --------
-    >>> readable(np.array([[255, 255, 0], [0, 0, 139]], np.uint8)).tolist()
-    [False, True]
-    """
-    return contrast(ground, WHITE) > contrast(ground, BLACK)
-
-
-def contrast(ground: UInt8[np.ndarray, "word 3"], ink: Color) -> Float[np.ndarray, " word"]:
-    """Return the contrast of two colors as WCAG 2.2 defines it, from 1 to 21."""
-    lights = [_luminance(np.asarray(one, np.float64)) for one in (ground, ink)]
-    ratio: np.ndarray = (np.maximum(*lights) + 0.05) / (np.minimum(*lights) + 0.05)
-    return ratio
-
-
-def _luminance(rgb: Float[np.ndarray, "*color 3"]) -> Float[np.ndarray, "*color"]:
-    share = rgb / 255.0
-    linear = np.where(share <= 0.04045, share / 12.92, ((share + 0.055) / 1.055) ** 2.4)
-    return np.asarray(linear @ np.array([0.2126, 0.7152, 0.0722]))
 
 
 def _text_axis(relevance: Relevance) -> Tokens:
@@ -164,10 +137,6 @@ def _scale(relevance: Relevance, values: Float[np.ndarray, " word"], *, scale: o
     return color.choose(values, how=scale, percentile=percentile, signed=signed)
 
 
-def _map(scale: Scale) -> str:
-    return color.DIVERGING if scale.kind == "diverging" else PAPER_MAP
-
-
 def _marks(text: str, set_in: Paragraph, spans: Sequence[Span], colors: UInt8[np.ndarray, "word 3"]) -> list[Mark]:
     """Return the colored words, their letters in black and in white, and what no token holds."""
     middle = (set_in.line + 0.5) * _PITCH
@@ -176,10 +145,10 @@ def _marks(text: str, set_in: Paragraph, spans: Sequence[Span], colors: UInt8[np
     starts = np.stack([set_in.x0 + _OVER, middle], axis=1) * _TYPE_PX
     piece_of = {span: piece for piece, span in enumerate(set_in.spans)}
     held = [piece_of[span] for span in spans]
-    white = readable(colors)
+    white = color.reads_white(colors)
     groups = [
-        ([piece for piece, light in zip(held, white, strict=True) if not light], BLACK),
-        ([piece for piece, light in zip(held, white, strict=True) if light], WHITE),
+        ([piece for piece, light in zip(held, white, strict=True) if not light], color.BLACK),
+        ([piece for piece, light in zip(held, white, strict=True) if light], color.WHITE),
         ([piece for piece in range(len(set_in.spans)) if piece not in set(held)], UNREAD),
     ]
     order = {piece: index for index, piece in enumerate(held)}

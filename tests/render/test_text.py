@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 import mmattn
 from mmattn.errors import InputError
 from mmattn.render import Scale, color, fonts, overlay, side_by_side
+from mmattn.render.color import contrast
 from mmattn.render.marks import Fills, Labels
 from mmattn.render.paragraph import settled, typeset, visual
-from mmattn.render.text import UNREAD, contrast
+from mmattn.render.text import UNREAD
 from mmattn.schema.tokens import split_words
 
 TEXT = "the quick fox, a dog"
