@@ -266,7 +266,10 @@ def _pixels(model: nn.Module, values: Float[Tensor, "..."], *, options: Transfor
     size: Size = (int(values.shape[3]), int(values.shape[2]))
     asked = options.size_px is not None or options.keep_aspect
     interpolates = asked and size != native_size(model) and takes(model, "interpolate_pos_encoding")
-    return {**_named(model, values), **({"interpolate_pos_encoding": True} if interpolates else {})}
+    pixels: dict[str, Any] = _named(model, values)
+    if takes(model, "pixel_mask"):  # BridgeTower's processor makes one, and the model does not look at it
+        pixels = {"pixel_mask": torch.ones(len(values), *values.shape[2:], device=values.device), **pixels}
+    return {**pixels, **({"interpolate_pos_encoding": True} if interpolates else {})}
 
 
 def _explained(
