@@ -12,7 +12,7 @@ from typing import TypeAlias
 from mmattn.errors import InputError
 from mmattn.render import color, fonts
 from mmattn.render.drawing import Drawing, Panel
-from mmattn.render.marks import Anchor, Color, ColorBar, Key
+from mmattn.render.marks import Anchor, Color, ColorBar, Key, Labels
 
 INK: Color = (28, 28, 32)
 SOFT: Color = (96, 96, 104)
@@ -338,7 +338,18 @@ def _em(drawing: Drawing, width: float) -> int:
     """The height of the text: by the size of the picture, and in a sheet by that of its tiles too."""
     high = _grid_height(drawing, width)
     most = min(width / 16, high / drawing.rows / 5 if drawing.tight else math.inf)
-    return max(_LEAST_EM, round(min(0.0118 * math.sqrt(width * high) + 7, most)))
+    return max(_LEAST_EM, round(min(max(0.0118 * math.sqrt(width * high) + 7, _beside_words(drawing, high)), most)))
+
+
+def _beside_words(drawing: Drawing, high: float) -> float:
+    """Text that does not look lost under words that grow with their panel."""
+    sizes = [
+        mark.size_px / (panel.space[3] - panel.space[1])
+        for panel in drawing.panels
+        for mark in panel.marks
+        if isinstance(mark, Labels) and mark.scaled
+    ]
+    return 0.36 * high / drawing.rows * max(sizes, default=0.0)
 
 
 def _margin(em: int) -> int:
