@@ -6,6 +6,7 @@ from .api import intervene as intervene
 from .api import links as links
 from .api import load as load
 from .api import look as look
+from .api import match as match
 from .api import overlay as overlay
 from .api import relevance as relevance
 from .api import rollout as rollout
@@ -14,6 +15,7 @@ from .api import word_grid as word_grid
 from .errors import MmattnError as MmattnError
 from .schema.maps import AttentionLayer as AttentionLayer
 from .schema.maps import AttentionMaps as AttentionMaps
+from .schema.matches import Match as Match
 from .schema.results import Relevance as Relevance
 
 __version__: str

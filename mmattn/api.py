@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeVar
 
 from torch import Tensor, nn
 
-from mmattn import analysis, plugins, render
+from mmattn import analysis, comparing, plugins, render
 from mmattn.analysis.queries import Query
 from mmattn.attending import lift, read_media, run_and_join
 from mmattn.errors import InputError, ModelError
@@ -25,6 +25,7 @@ from mmattn.render.drawing import Drawing
 from mmattn.schema.axes import PatchGrid, Tokens
 from mmattn.schema.layers import Kind
 from mmattn.schema.maps import AttentionMaps, keep, keep_weakly
+from mmattn.schema.matches import Match
 from mmattn.schema.results import Relevance
 
 Result = TypeVar("Result")
@@ -257,6 +258,7 @@ def relevance(
     return found[0] if maps.sample_count == 1 else list(found)
 
 
+match = comparing.match
 overlay = render.overlay
 links = render.links
 word_grid = render.word_grid
@@ -324,7 +326,7 @@ def head_grid(
 def draw(anything: Any) -> Any:
     """Return the drawing that fits: maps are rolled out and overlaid, a relevance is overlaid, a batch gives a list.
 
-    A relevance between the words of a text and the patches of a picture is drawn as links.
+    A relevance between the words of a text and the patches of a picture is drawn as links, a match as a list of them.
 
     Examples
     --------
@@ -341,6 +343,8 @@ def draw(anything: Any) -> Any:
     if isinstance(anything, AttentionMaps):
         found = rollout(anything)
         return [overlay(one) for one in found] if isinstance(found, list) else overlay(found)
+    if isinstance(anything, Match):
+        return [links(one) for one in anything.relevances]
     if isinstance(anything, list | tuple):
         return [draw(one) for one in anything]
     raise InputError(

@@ -28,6 +28,7 @@ from mmattn.schema.media import Words
 
 from ..vit.layouts import PictureFacts
 from ..vit.pictures import Brought, phrase, runner
+from .open_clip_features import image_features, logits_per_image, text_features
 from .open_clip_input import OpenClipOptions, brought, explained, parts_of
 from .open_clip_layers import PairFacts, layers_of, left_out_of, pair_facts
 from .open_clip_open import families, open_model
@@ -133,6 +134,24 @@ class OpenClip:
     def score(self, output: Any, target: Any) -> Float[Tensor, ""]:
         """Return the logit of a picture with a text; see `open_clip_run.score_of`."""
         return score_of(output, target)
+
+    def has_two_towers(self, model: nn.Module) -> bool:
+        """Every model of open_clip has; CoCa's decoder stands beside them. See `protocol.TwoTowers`."""
+        return True
+
+    def image_features(self, model: nn.Module, prepared: Prepared) -> Float[Tensor, "picture dim"]:
+        """Return the features of pictures; see `protocol.TwoTowers`."""
+        return image_features(model, prepared)
+
+    def text_features(self, model: nn.Module, prepared: Prepared, *, blank: bool = False) -> Float[Tensor, "text dim"]:
+        """Return the features of texts; see `protocol.TwoTowers`."""
+        return text_features(model, prepared, blank=blank)
+
+    def compare(
+        self, model: nn.Module, *, image: Float[Tensor, "picture dim"], text: Float[Tensor, "text dim"]
+    ) -> Float[Tensor, "picture text"]:
+        """Return the model's own logits of features; see `protocol.TwoTowers`."""
+        return logits_per_image(model, image=image, text=text)
 
 
 adapter = OpenClip()

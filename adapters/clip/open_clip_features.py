@@ -6,11 +6,18 @@ detached: where gradients are on, they lead from a logit to every attention of b
 
 from typing import Any
 
-from jaxtyping import Float
+import torch
+from jaxtyping import Float, Int
+from open_clip.hf_model import HFTextEncoder
 from torch import Tensor, nn
 
 from mmattn.errors import InputError
 from mmattn.interception.protocol import Prepared
+
+from .open_clip_layers import PairFacts
+from .open_clip_words import text_tower
+
+_WORDS = ("content", "continuation", "blank")
 
 
 def image_features(model: nn.Module, prepared: Prepared) -> Float[Tensor, "picture dim"]:
@@ -28,8 +35,13 @@ def image_features(model: nn.Module, prepared: Prepared) -> Float[Tensor, "pictu
     return features.flatten(1)  # those of a pool with one query stand in a dimension of its own
 
 
-def text_features(model: nn.Module, prepared: Prepared) -> Float[Tensor, "text dim"]:
+def text_features(model: nn.Module, prepared: Prepared, *, blank: bool = False) -> Float[Tensor, "text dim"]:
     """Return the features of the texts that `adapter.prepare` made ready, each of length one.
+
+    Parameters
+    ----------
+    blank
+        With padding in place of every piece of a word, between the tokens that the tokenizer adds.
 
     Raises
     ------
@@ -39,7 +51,8 @@ def text_features(model: nn.Module, prepared: Prepared) -> Float[Tensor, "text d
     if prepared.facts.ids is None:
         raise _nothing("text", "text")
     tower: Any = model
-    features: Tensor = tower.encode_text(prepared.facts.ids, normalize=True)
+    ids = _blanked(model, prepared.facts) if blank else prepared.facts.ids
+    features: Tensor = tower.encode_text(ids, normalize=True)
     return features
 
 
@@ -51,6 +64,16 @@ def logits_per_image(
     logits: Tensor = image @ text.T * tower.logit_scale.exp()
     bias: Tensor | None = getattr(model, "logit_bias", None)
     return logits if bias is None else logits + bias
+
+
+def _blanked(model: nn.Module, facts: PairFacts) -> Int[Tensor, "text token"]:
+    """Return the rows of texts with the tower's own padding for words."""
+    assert facts.ids is not None
+    tower: Any = text_tower(model)
+    pad = tower.config.pad_token_id if isinstance(tower, HFTextEncoder) else getattr(tower, "pad_id", 0)
+    length = facts.ids.shape[1]  # a class token that the tower appends stands on the axis alone
+    said = torch.tensor([[role in _WORDS for role in axis.roles[:length]] for axis in facts.texts])
+    return facts.ids.masked_fill(said.to(facts.ids.device), int(pad or 0))
 
 
 def _nothing(what: str, argument: str) -> InputError:

@@ -172,3 +172,27 @@ class TakesSizes(Protocol):
     def image_options(self, *, size_px: int | None, keep_aspect: bool) -> Any:
         """Return the adapter's own options: the side of the model's input, and whether the picture keeps its aspect."""
         ...
+
+
+@runtime_checkable
+class TwoTowers(Protocol):
+    """What an adapter of two towers may have beside `Adapter`, so that the words of a text and patches can be linked.
+
+    Pictures and texts are prepared each by themselves; the layers of the towers are of the streams `vision` and `text`.
+    """
+
+    def has_two_towers(self, model: nn.Module) -> bool:
+        """Whether a picture and a text meet in their features alone in this model."""
+        ...
+
+    def image_features(self, model: nn.Module, prepared: Prepared) -> Tensor:
+        """Return the features `[picture, feature]` of length one, with gradients where they are on."""
+        ...
+
+    def text_features(self, model: nn.Module, prepared: Prepared, *, blank: bool = False) -> Tensor:
+        """Return the features `[text, feature]` of length one; `blank`: with padding in place of every piece."""
+        ...
+
+    def compare(self, model: nn.Module, *, image: Tensor, text: Tensor) -> Tensor:
+        """Return the model's own logits `[picture, text]` of features."""
+        ...

@@ -1,0 +1,226 @@
+"""Which word goes with which patch, in a model of two towers that share no attention: a construction, chosen by name.
+
+method          what it is                                                       words           unit
+`interaction`   second order: Jacobians of both towers at their last block       true rows       signed, of the cosine
+`chefer`        attention x gradient of the image tower's last layer             a prompt each   relevance
+`gradeclip`     values x gradient x nearness of keys, last layer                 a prompt each   relevance
+`similarity`    raw cosine of patches with the prompt; prefers the background    a prompt each   a cosine
+
+The picture is looked at once for all texts. A method that gives a map for each prompt gives a word's map by running
+that word as a prompt of its own: what the word means in the text it stands in is not in it.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, get_args
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from mmattn.analysis.matching.chefer import chefer
+from mmattn.analysis.matching.gradeclip import gradeclip
+from mmattn.analysis.matching.interaction import interaction
+from mmattn.analysis.matching.similarity import similarity
+from mmattn.analysis.matching.towers import Tower, look
+from mmattn.errors import InputError, ModelError, NotFoundError, nearest
+from mmattn.interception.gradients import refuse_without_gradients
+from mmattn.interception.protocol import Adapter, MediaGiven, TwoTowers
+from mmattn.schema.axes import Slots, Tokens
+from mmattn.schema.matches import Match
+from mmattn.schema.media import Photo, Words
+from mmattn.schema.results import Relevance, Unit
+from mmattn.schema.source import Source
+
+Method = Literal["interaction", "chefer", "gradeclip", "similarity"]
+
+_UNITS: dict[str, Unit] = {"interaction": "signed relevance", "similarity": "signed relevance"}
+_OWN_PROMPT = "each as a prompt of its own"
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Pair:
+    """A model with one picture and some texts, made ready.
+
+    Parameters
+    ----------
+    processor, options
+        As `adapter.prepare` takes them.
+    source
+        For captions.
+    """
+
+    adapter: Adapter
+    model: nn.Module
+    photo: Photo
+    texts: tuple[Words, ...]
+    processor: Any = None
+    options: Any = None
+    source: Source = field(default_factory=Source)
+
+    def prepared(self, **media: Any) -> Any:
+        """Return a picture or texts as the model gets them."""
+        return self.adapter.prepare(self.model, MediaGiven(**media), self.processor, self.options)
+
+
+def match(pair: Pair, *, method: str | None = None, steps: int = 1) -> Match:
+    """Return what a model makes of a picture and some texts.
+
+    Parameters
+    ----------
+    method
+        See above; by default `interaction`.
+    steps
+        For `interaction`: points of the path from a black picture and a blank text; 1: the input alone.
+
+    Raises
+    ------
+    NotFoundError
+        An unknown method.
+    InputError
+        `steps` with another method, or below 1.
+    ModelError
+        A model that the method cannot read.
+    """
+    chosen = _checked(pair, method, steps)
+    refuse_without_gradients(pair.model)
+    with torch.inference_mode(False):
+        return _match(pair, chosen, steps)
+
+
+def _match(pair: Pair, method: Method, steps: int) -> Match:
+    assert isinstance(pair.adapter, TwoTowers)
+    seen = pair.prepared(image=pair.photo)
+    image = look(pair.adapter, pair.model, seen, stream="vision")
+    text = look(pair.adapter, pair.model, pair.prepared(text=list(pair.texts)), stream="text")
+    source = replace(
+        pair.source, preprocessing="; ".join(filter(None, (seen.preprocessing, text.prepared.preprocessing)))
+    )
+    if method == "interaction":
+        rows = _interactions(pair, image, text, steps)
+        whole = torch.stack([one.sum(dim=0) for one in rows])
+        said: dict[str, object] = {"steps": steps, "against": "a black picture and a blank text"}
+    else:
+        rows, whole = _by_prompts(pair, method, image, text)
+        said = {"words": _OWN_PROMPT}
+        if method == "similarity":
+            said["note"] = "raw similarity prefers the background"
+    with torch.no_grad():
+        cosines = (text.features @ image.features.T)[:, 0]
+        scores = pair.adapter.compare(pair.model, image=image.features, text=text.features)[0]
+    made = _Made(pair=replace(pair, source=source), image=image, text=text, method=method, said=said)
+    return Match(
+        texts=tuple(one.text for one in pair.texts),
+        scores=scores.detach().float().cpu(),
+        cosines=cosines.float().cpu(),
+        relevances=tuple(made.by_word(number, values) for number, values in enumerate(rows)),
+        overall=tuple(made.as_one(number, values) for number, values in enumerate(whole)),
+        method=method,
+    )
+
+
+def _interactions(pair: Pair, image: Tower, text: Tower, steps: int) -> list[Float[Tensor, "token patch"]]:
+    towers = pair.adapter
+    assert isinstance(towers, TwoTowers)
+    black = pair.prepared(image=Photo(pixels=np.zeros_like(pair.photo.pixels), name="black"))
+    return interaction(
+        pair.model,
+        image=image,
+        text=text,
+        black=lambda: towers.image_features(pair.model, black),
+        blank=lambda: towers.text_features(pair.model, text.prepared, blank=True),
+        steps=steps,
+    )
+
+
+def _by_prompts(
+    pair: Pair, method: Method, image: Tower, text: Tower
+) -> tuple[list[Float[Tensor, "token patch"]], Float[Tensor, "text patch"]]:
+    """Return a map for each text, and for each of its words as a prompt of its own, laid on the word's first token."""
+    words = list(dict.fromkeys(word.text for axis in text.axes for word in _said(axis)))
+    prompts = text.features
+    if words:
+        assert isinstance(pair.adapter, TwoTowers)
+        with torch.no_grad():
+            alone = pair.adapter.text_features(pair.model, pair.prepared(text=words))
+        prompts = torch.cat([prompts, alone])
+    match method:
+        case "chefer":
+            found = chefer(pair.adapter, pair.model, image=image, prompts=prompts)
+        case "gradeclip":
+            found = gradeclip(pair.adapter, pair.model, image=image, prompts=prompts)
+        case _:
+            found = similarity(pair.model, image=image, prompts=prompts)
+    at = {word: len(text.axes) + number for number, word in enumerate(words)}
+    rows = []
+    for axis in text.axes:
+        values = torch.zeros(len(axis), found.shape[1], device=found.device)
+        for word in _said(axis):
+            values[word.tokens[0]] = found[at[word.text]].float()
+        rows.append(values)
+    return rows, found[: len(text.axes)].float()
+
+
+def _said(axis: Any) -> list[Any]:
+    """Return the words of a text that say something alone: punctuation does not."""
+    assert isinstance(axis, Tokens)
+    return [word for word in axis.words() if re.search(r"\w", word.text)]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Made:
+    """What all relevances of a match have in common."""
+
+    pair: Pair
+    image: Tower
+    text: Tower
+    method: Method
+    said: dict[str, object]
+
+    def by_word(self, number: int, values: Float[Tensor, "token patch"]) -> Relevance:
+        axis = self.text.axes[number]
+        assert isinstance(axis, Tokens)
+        return self._relevance(number, values, query_axis=axis, labels=axis.pieces)
+
+    def as_one(self, number: int, values: Float[Tensor, " patch"]) -> Relevance:
+        label = (f"‘{self.pair.texts[number].text}’",)
+        return self._relevance(number, values[None], query_axis=Slots.count(1), labels=label)
+
+    def _relevance(self, number: int, values: Tensor, *, query_axis: Any, labels: Sequence[str]) -> Relevance:
+        return Relevance(
+            values=values.cpu(),
+            axis=self.image.axes[0],
+            query_axis=query_axis,
+            labels=tuple(labels),
+            method=self.method,
+            unit=_UNITS.get(self.method, "relevance"),
+            parameters=self.said,
+            media=self.pair.photo,
+            query_media=self.pair.texts[number],
+            source=self.pair.source,
+        )
+
+
+def _checked(pair: Pair, method: str | None, steps: int) -> Method:
+    known = get_args(Method)
+    if method is not None and method not in known:
+        raise NotFoundError(
+            f'There is no method "{method}" to link words and patches. Methods for two towers are: '
+            f"{nearest(str(method), known)}. Pass one of those."
+        )
+    chosen: Method = next((one for one in known if one == method), "interaction")
+    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
+        raise InputError(f"steps={steps!r} is no number of points. It is a whole number from 1. Pass such a number.")
+    if steps > 1 and chosen != "interaction":
+        raise InputError(
+            f'steps={steps} and method="{chosen}" do not go together: it follows no path. Leave one of the two out.'
+        )
+    if not isinstance(pair.adapter, TwoTowers) or not pair.adapter.has_two_towers(pair.model):
+        raise ModelError(
+            f"{type(pair.model).__name__} has not two towers, of pictures and of texts, that compare features at the "
+            "end. mmattn.match links words and patches through those; models with cross-attention or one stream "
+            "cannot be matched yet. Pass a CLIP or SigLIP, or read this one with mmattn.attend."
+        )
+    return chosen
