@@ -154,9 +154,13 @@ def _fast(tokenizer: Any) -> Speller:
 
 def _by_offsets(tokenizer: Any, text: str, cleaned: str) -> Pieces:
     found = tokenizer(cleaned, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-    spans = from_offsets(cleaned, [(int(start), int(end)) for start, end in found["offset_mapping"]])
+    names = tokenizer.convert_ids_to_tokens(found["input_ids"])
+    offsets = from_offsets(cleaned, [(int(start), int(end)) for start, end in found["offset_mapping"]])
+    # SentencePiece's mark of a new word, alone, is given the letter that follows.
+    spans = [None if name == "\u2581" else span for name, span in zip(names, offsets, strict=True)]
     return Pieces(ids=tuple(found["input_ids"]), spans=tuple(spans_in(text, cleaned, spans)))
 
 
 def _role(tokenizer: Any, one: int) -> str:
-    return next((role for name, role in _ROLES.items() if getattr(tokenizer, name, None) == one), "")
+    named = next((role for name, role in _ROLES.items() if getattr(tokenizer, name, None) == one), "")
+    return named or ("special" if one in tokenizer.all_special_ids else "")  # NLLB begins with the language

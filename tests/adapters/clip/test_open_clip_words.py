@@ -4,8 +4,10 @@ import warnings
 
 import numpy as np
 import pytest
+import transformers as hf
+from open_clip.model import CLIP
 from open_clip.tokenizer import HFTokenizer, SimpleTokenizer
-from small_clips import CONTEXT, clip, foreign_text, text, timm_tower
+from small_clips import CONTEXT, clip, foreign_text, text, timm_tower, vision
 from small_towers import word_pieces
 
 import mmattn
@@ -125,3 +127,48 @@ def test_letters_of_a_cleaned_text_are_led_back():
     assert spans_in("a,b", "ab", [(0, 2)]) == [(0, 3)]
     long = "word " * 3000
     assert origins(long + "x", long.strip() + " x")[-1] == (len(long), len(long) + 1)
+
+
+LETTERS = [chr(code) for code in range(33, 127) if chr(code) not in "<>"]
+
+
+def pieces_by_likelihood():
+    words = [(f"\u2581{word}", -1.0) for word in ("the", "cat", "red", "mat")]
+    return [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("\u2581", -3.0), *words, *((one, -5.0) for one in LETTERS)]
+
+
+def pieces_by_merging():
+    pieces, merges = ["<pad>", "</s>", "<s>", "<unk>", "<bos>", "<eos>", "<mask>", "\u2581", *LETTERS], []
+    for word in ("the", "cat", "red", "mat"):
+        parts = [*word]
+        while len(parts) > 1:
+            merges.append((parts[0], parts[1]))
+            parts = [parts[0] + parts[1], *parts[2:]]
+            pieces.append(parts[0])
+        merges.append(("\u2581", word))
+        pieces.append(f"\u2581{word}")
+    return {"vocab": {piece: n for n, piece in enumerate(dict.fromkeys(pieces))}, "merges": list(dict.fromkeys(merges))}
+
+
+FOREIGN = {
+    "SigLIP": (lambda: hf.T5Tokenizer(vocab=pieces_by_likelihood(), extra_ids=0), "canonicalize", ""),
+    "SigLIP 2": (lambda: hf.GemmaTokenizer(**pieces_by_merging(), add_bos_token=False), "canonicalize", ""),
+    "mT5": (lambda: hf.T5Tokenizer(vocab=pieces_by_likelihood(), extra_ids=0), "whitespace", ""),
+    "NLLB": (lambda: hf.NllbTokenizer(**pieces_by_merging()), "whitespace", "special"),
+    "XLM-R": (lambda: hf.XLMRobertaTokenizer(vocab=[("<s>", 0.0), *pieces_by_likelihood()]), "whitespace", "cls"),
+}
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+def test_tokenizers_of_other_kinds_lead_back_to_the_users_words(name, tmp_path):
+    make, clean, first = FOREIGN[name]
+    tokenizer = make()
+    tokenizer.save_pretrained(tmp_path)
+    model = CLIP(24, vision(), text(vocab_size=len(tokenizer), context_length=24)).eval()
+    given = HFTokenizer(str(tmp_path), context_length=24, clean=clean, padding_side="right")
+    maps = mmattn.attend(model, text="the  red cat, a zebra", processor=given)
+    axis = maps[0].query_axis
+    assert [word.text for word in axis.words() if word.text != ","] == ["the", "red", "cat", "a", "zebra"]
+    assert axis.roles[0] == (first or "content")
+    assert axis.tokens_of_word("red").tolist() == [2 if first else 1]
+    assert maps.prepared.inputs[0].tolist() == given("the  red cat, a zebra").tolist()
