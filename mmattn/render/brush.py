@@ -5,6 +5,7 @@ blend for every line costs twenty times as much. Lines are drawn onto a copy, ea
 """
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import cv2
 import numpy as np
@@ -31,7 +32,7 @@ def strokes(
     levels = _LEVELS[np.abs(mark.opacities[:, None] - _LEVELS).argmin(axis=1)]
     starts = np.flatnonzero(np.diff(levels, prepend=-1.0))
     paper: list[np.ndarray] = []  # to draw on before blending: fresh memory for each costs more
-    for start, stop in zip(starts, [*starts[1:], len(levels)], strict=True):
+    for start, stop in pairwise([*starts, len(levels)]):
         lines = np.arange(start, stop)
         share = float(levels[start])
         if not mark.halo and paths.shape[1] == 2 and (paths[lines, 0] == paths[lines, 1]).any(axis=1).all():

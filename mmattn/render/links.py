@@ -65,6 +65,7 @@ _FOCUSED = 5  # lines of a word in focus
 _RIMMED = 0.2  # strength from which an outline has its dark rim
 _SIDE = 0.7  # of a word's side, over which its lines begin
 _NESTED = 0.085  # of a patch, between the outlines of words that share it
+_SAMPLE = COLORS[2]  # in the legend
 _NAMED = 6  # words in a legend
 
 
@@ -128,13 +129,12 @@ def links(
     photo = staged(picture(relevance, on=on), saturation=saturation)
     per = _count(k, 1 if focus is None and query is None else _FOCUSED)
     if query is None:
-        words, asked, headline = rows.chosen(focus), None, _title(rows, focus)
-        found, scale = strongest.of_words(rows, words, k=per)
+        asked, headline = None, _title(rows, focus)
+        found, scale = strongest.of_words(rows, rows.chosen(focus), k=per)
     elif focus is None:
         columns_at, headline = patches_at(rows.grid, query)
         asked = np.searchsorted(rows.grid.cells[rows.grid.content], rows.grid.cells[columns_at])
         found, scale = strongest.of_place(rows, asked, k=per)
-        words = [link.word for link in found]
     else:
         raise InputError(
             f"focus={focus!r} and query={query!r} were given together. Lines begin at a word or at a place. "
@@ -147,7 +147,8 @@ def links(
     if bar is None and focus is not None and signed(rows):
         bar = _bar(rows, scale)
     marks = [*ground(rows.grid, photo, heat=under), *_drawn(rows, column, found, inks, asked)]
-    marks += _written(column, words) if chips is None else _heated(column, chips, words)
+    linked = [link.word for link in found]
+    marks += _written(column, linked) if chips is None else _heated(column, chips, linked)
     panel = Panel(
         space=column.space,
         marks=tuple(marks),
@@ -224,7 +225,7 @@ def _drawn(
 def _fan(column: Column, words: Sequence[int], ends: Float[np.ndarray, "line 2"]) -> Float[np.ndarray, "line 2"]:
     """Return where each line begins: at the middle of its word, or several spread over its side, the highest first."""
     starts: np.ndarray = column.anchors[list(words)]
-    for word in set(words):
+    for word in sorted(set(words)):
         lines = np.flatnonzero(np.array(words) == word)
         ranks = np.argsort(np.argsort(ends[lines, 1], kind="stable"), kind="stable")
         half = _SIDE * (column.boxes[word, 3] - column.boxes[word, 1]) / 2
@@ -278,7 +279,8 @@ def _heated(column: Column, inks: UInt8[np.ndarray, "word 3"], words: Sequence[i
     groups = ((np.flatnonzero(~white).tolist(), color.BLACK), (np.flatnonzero(white).tolist(), color.WHITE))
     chips = Fills(boxes=column.boxes, colors=inks, radius=0.35 * column.type_px, name="words")
     dots = [
-        Dots(points=column.anchors[[word]], radius_px=4.0, color=word_color(word), name="word") for word in set(words)
+        Dots(points=column.anchors[[word]], radius_px=4.0, color=word_color(word), name="word")
+        for word in sorted(set(words))
     ]
     return [chips, *dots, *(_labels(column, chosen, ink) for chosen, ink in groups if chosen)]
 
@@ -326,18 +328,26 @@ def _keys(
         drawn = f"{whose} {what}; width and opacity: {unit}, 0 to {most}"
     else:
         drawn = f"the words for which it weighs most; width and opacity: {unit}, 0 to {most}"
-    keys = [Key(kind="strokes", word=f"{drawn}; {_missing(rows, found, asked, focus)}", color=(238, 221, 136))]
+    linked = {link.word for link in found}
+    bare = [word for word in rows.chosen(focus) if word not in linked] if asked is None else []
+    none = f"; none: {_named(rows, bare)} (nothing above zero)" if bare else ""
+    keys = [Key(kind="strokes", word=f"{drawn}{none}; {_missing(rows, found, asked, focus)}", color=_SAMPLE)]
     if any(link.value < 0 for link in found):
-        keys.append(Key(kind="dashed", word="against", color=(238, 221, 136)))
+        keys.append(Key(kind="dashed", word="against", color=_SAMPLE))
     if asked is not None:
         keys.append(Key(kind="box", word=QUERY_WORD, color=QUERY_COLOR))
-    dull = list(dict.fromkeys(rows.called(link.word) for link in found if link.strength == 0.0))
+    dull = list(dict.fromkeys(link.word for link in found if link.strength == 0.0))
     if dull:
-        named = ", ".join(dull[:_NAMED]) + (f" and {len(dull) - _NAMED} more" if len(dull) > _NAMED else "")
-        keys.append(Key(kind="line", word=f"thinnest: no patch stands out ({named})", color=(238, 221, 136)))
+        what = "no patch stands out" if asked is None else "no word stands out"
+        keys.append(Key(kind="line", word=f"thinnest: {what} ({_named(rows, dull)})", color=_SAMPLE))
     if len(unseen(rows.grid)):
         keys.append(Key(kind="unseen", word="not seen by the model"))
     return keys
+
+
+def _named(rows: WordRows, words: Sequence[int]) -> str:
+    more = f" and {len(words) - _NAMED} more" if len(words) > _NAMED else ""
+    return ", ".join(rows.called(word) for word in words[:_NAMED]) + more
 
 
 def _missing(rows: WordRows, found: Sequence[Link], asked: Int[np.ndarray, " patch"] | None, focus: Focus) -> str:

@@ -21,6 +21,7 @@ from mmattn.render.layout import arrange
 from mmattn.render.links import COLORS, word_color
 from mmattn.render.marks import Boxes, Dots, Fills, Heat, Labels, Raster, Strokes, Unseen
 from mmattn.render.worded import word_rows
+from mmattn.schema.axes import PatchGrid, Slots, Tokens
 
 
 def of(drawing: object, kind: type, name: str = "") -> list:
@@ -89,6 +90,18 @@ def test_a_word_is_found_by_spelling_number_and_characters(focus: object) -> Non
     assert len(lines(drawing).paths) == 5
     assert of(drawing, Labels, "words")[0].texts == ("dog",)
     assert "the word's 5 strongest patches" in keys(drawing)
+
+
+def test_a_word_that_gives_nothing_has_no_line_and_no_color_and_is_said() -> None:
+    one = captioned()
+    values = one.values.clone()
+    values[3] = 0.0
+    drawing = links(replace(one, values=values))
+    assert "none: next (nothing above zero)" in keys(drawing)
+    colored, plain = of(drawing, Labels, "words")
+    assert plain.texts == ("next",)
+    assert "next" not in colored.texts
+    assert len(lines(drawing).paths) == 5
 
 
 def test_several_words_in_a_row_are_in_focus_together() -> None:
@@ -304,13 +317,28 @@ def test_wrong_questions_are_refused_in_one_line() -> None:
     with pytest.raises(InputError, match=r"no place in the picture"):
         links(one, query=(1, 2, 3))
     with pytest.raises(PlaceError, match=r"Use mmattn.overlay or mmattn.draw"):
-        links(mmattn.Relevance(values=torch.ones(1, 71), axis=one.axis, query_axis=slot(), labels=("cls",), method="x"))
+        links(
+            mmattn.Relevance(
+                values=torch.ones(1, 71), axis=one.axis, query_axis=Slots.count(1), labels=("cls",), method="x"
+            )
+        )
 
 
-def slot() -> object:
-    from mmattn.schema.axes import Slots
+@pytest.mark.parametrize("options", [{}, {"focus": 1}, {"query": (60.0, 50.0)}, {"heat": True}])
+def test_a_relevance_of_nothing_is_drawn_without_a_line(options: dict, tmp_path: Path) -> None:
+    one = captioned(unit="relevance", peaks={})
+    drawing = links(replace(one, values=one.values * 0), **options)
+    assert not of(drawing, Strokes, "links")
+    assert drawing.image(width_px=400).size[0] == 400
+    assert drawing.save(tmp_path / "nothing.svg").stat().st_size > 1000
 
-    return Slots.count(1)
+
+def test_a_single_word_and_a_single_patch_are_enough() -> None:
+    grid = PatchGrid.plain(rows=1, cols=1, patch_px=(16, 16), size_px=(64, 48))
+    text = Tokens.of("dog", pieces=["dog"], spans=[(0, 3)])
+    one = mmattn.Relevance(values=torch.ones(1, 1), axis=grid, query_axis=text, labels=("dog",), method="cross")
+    assert links(one).panels[0].boxes("dog") == [(0.0, 0.0, 64.0, 48.0)]
+    assert links(one, heat=True).image().size[0] > 64
 
 
 def test_draw_links_words_and_patches() -> None:
