@@ -120,6 +120,7 @@ FORMS: Mapping[str, Form] = {
     "ViltForMaskedLM": _sequence("vilt."),
     "ViltForQuestionAnswering": _sequence("vilt."),
     "ViltModel": _sequence(""),
+    "VisionTextDualEncoderModel": _TOWERS,
 }
 
 

@@ -36,7 +36,7 @@ def families() -> Iterable[ModelFamily]:
     """Return what can be opened, by how the towers are built."""
     kinds = (
         "CLIP and its kin, a class token and causal text: CLIP, MetaCLIP 2, CLIPSeg, OWL-ViT",
-        "CLIP with a text encoder that looks both ways: AltCLIP, ChineseCLIP",
+        "CLIP with a text encoder that looks both ways: AltCLIP, ChineseCLIP, VisionTextDualEncoder",
         "towers with an attention pool: SigLIP, SigLIP 2 (patches at the picture's own aspect), AIMv2",
         "BLIP: two towers, image-text matching and captions, in which words attend to patches",
         "BridgeTower: words attend to patches and patches to words",

@@ -37,6 +37,9 @@ _ROLES = {
     "eos_token_id": "eos",
 }
 
+# Models, or text towers, whose positions count from behind the padding token's.
+_OF_ROBERTA = ("altclip", "bridgetower", "camembert", "roberta", "xlm-roberta")
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class TextFacts:
@@ -139,7 +142,11 @@ def context_length(model: nn.Module, tokenizer: Any) -> int:
     config: Any = model.config
     settings = getattr(config, "text_config", config)
     limit = int(settings.max_position_embeddings)
-    if config.model_type in ("altclip", "bridgetower"):
+    if config.model_type in ("altclip", "bridgetower") or settings.model_type in (
+        "roberta",
+        "xlm-roberta",
+        "camembert",
+    ):
         limit -= settings.pad_token_id + 1  # RoBERTa's positions count from behind the padding token's
     return min(limit, int(tokenizer.model_max_length))
 

@@ -182,6 +182,13 @@ PAIRS = {
         name="Aimv2", processor=lambda: hf.CLIPProcessor(_clip_images(), byte_pairs()), readout="pool", special=()
     ),
     "BLIP": Pair(name="Blip", processor=_blip, text={"pad_token_id": 0}),
+    "any two": Pair(
+        name="VisionTextDualEncoder",
+        processor=lambda: hf.VisionTextDualEncoderProcessor(
+            hf.ViTImageProcessor(size={"height": 64, "width": 64}), word_pieces(pad=1)
+        ),
+        text={"max_position_embeddings": CONTEXT + 2, "pad_token_id": 1, "type_vocab_size": 1},
+    ),
 }
 
 # Models in which words and patches attend to each other; they need both.
@@ -211,6 +218,9 @@ def _config(pair: Pair, tokenizer: Any) -> Any:
     ids = {name: getattr(tokenizer, name) for name in ("eos_token_id", "bos_token_id", "pad_token_id")}
     vision = {**PLAIN, "patch_size": 16, **(pair.vision or {"image_size": 64})}
     text = {**PLAIN, "vocab_size": len(tokenizer), "max_position_embeddings": CONTEXT, **ids, **(pair.text or {})}
+    if pair.name == "VisionTextDualEncoder":
+        config = hf.VisionTextDualEncoderConfig
+        return config.from_vision_text_configs(hf.ViTConfig(**vision), hf.RobertaConfig(**text), projection_dim=24)
     if pair.name == "Vilt":
         return hf.ViltConfig(**{**vision, **text}, num_labels=5)
     if pair.name == "BridgeTower":

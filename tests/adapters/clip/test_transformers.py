@@ -178,8 +178,9 @@ def test_a_text_that_is_too_long_is_cut_and_its_unseen_words_are_named():
     assert len(axis) == CONTEXT
     assert axis.roles[-1] == "eos"
     assert [word.text for word in axis.words()][-1] == "cat"
-    with pytest.warns(UserWarning, match="AltCLIPModel reads 24"):
-        pairs_of("AltCLIP", text=long)
+    for name, cls in (("AltCLIP", "AltCLIPModel"), ("any two", "VisionTextDualEncoderModel")):
+        with pytest.warns(UserWarning, match=f"{cls} reads 24"):
+            assert len(pairs_of(name, text=long)[0].key_axis) == CONTEXT
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         pairs_of("CLIP", text="the cat " * 11)

@@ -23,7 +23,7 @@ def saved(folder, name):
     return str(folder)
 
 
-@pytest.mark.parametrize("name", ["CLIP", "ChineseCLIP", "AltCLIP", "SigLIP 2", "AIMv2"])
+@pytest.mark.parametrize("name", ["CLIP", "ChineseCLIP", "AltCLIP", "SigLIP 2", "AIMv2", "any two"])
 def test_a_folder_opens_with_its_processor(tmp_path, name):
     maps = mmattn.attend(saved(tmp_path, name), image=PHOTO, text="A red cat")
     expected = mmattn.attend(towers(name), image=PHOTO, text="A red cat", processor=processor(name))
