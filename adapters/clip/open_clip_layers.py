@@ -125,7 +125,7 @@ def _vision(calls: Sequence[Call], facts: PairFacts) -> list[AttentionLayer]:
 
 def _named_query(layer: AttentionLayer, facts: PairFacts) -> AttentionLayer:
     """Return CoCa's pool with its first query named, which alone is the picture's feature; the others go on."""
-    if not (facts.first_query and layer.name == _POOL):
+    if not (facts.first_query and layer.name == _POOL and len(layer.query[0]) > 1):
         return layer
     slots = Slots(roles=("cls",) + ("content",) * (len(layer.query[0]) - 1))
     return replace(layer, query=(slots,) * len(layer.query))

@@ -5,7 +5,7 @@ import pytest
 import torch
 from contract import Example, check_places_by_perturbation
 from open_clip.model import CLIP
-from small_clips import FAMILIES, clip, foreign_text, text, timm_tower, vision, worked_out
+from small_clips import FAMILIES, clip, foreign_text, openai, text, timm_tower, vision, worked_out
 from small_towers import word_pieces
 
 import mmattn
@@ -138,6 +138,14 @@ def test_cocas_decoder_asks_for_each_word_with_the_words_before_it():
     assert float(weights[:, :, 0].abs().max()) == 0  # the first query is the picture's feature, and no key
     assert torch.allclose(weights[:, :, 1:].sum(-1), torch.ones(2, 14), atol=1e-5)
     assert "pooled" in cross[0].note
+
+
+def test_a_pool_with_a_single_query_is_a_pool_like_any_other():
+    model = openai(attentional_pool=True, attn_pooler_queries=1, attn_pooler_heads=4).eval()
+    maps = mmattn.attend(model, image=PHOTO)
+    assert maps[-1].query_axis.roles == ("content",)
+    assert mmattn.look(maps, kind="cross").labels == ("attention pool",)
+    assert float(mmattn.rollout(maps).values.sum()) == pytest.approx(1)
 
 
 def test_a_coca_without_a_pool_looks_at_the_patches_themselves():
