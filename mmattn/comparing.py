@@ -24,7 +24,8 @@ def match(
     *,
     texts: str | Words | Sequence[str | Words],
     method: str | None = None,
-    steps: int = 1,
+    steps: int | None = None,
+    blocks: int | None = None,
     processor: Any = None,
     options: Any = None,
 ) -> Any:
@@ -47,8 +48,11 @@ def match(
         word as a prompt of its own: `"chefer"` (attention x gradient, last layer), `"gradeclip"` (Zhao et al. 2024),
         `"similarity"` (raw cosine of patches, which prefers the background).
     steps
-        For `"interaction"`: points on the way from a black picture and a blank text; from some 20 on the matrix
-        sums to what the pair scores more than these.
+        For `"interaction"`: points on the way from a black picture and a blank text, 4 by default; from some 20 on the
+        matrix sums to what the pair scores more than these, closely. 1 is the input alone: fast, and points worse.
+    blocks
+        For `"interaction"`: how many blocks of the image tower, from its end, the way leads through, 1 by default.
+        More point better and take as much longer.
     processor
         The processor (or transform and tokenizer) to use instead of the model's own.
     options
@@ -99,6 +103,7 @@ def match(
             ),
             method=method,
             steps=steps,
+            blocks=blocks,
         )
         for one in (image if several else [image])
     ]

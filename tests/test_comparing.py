@@ -93,10 +93,6 @@ def test_a_model_of_transformers_is_matched_with_its_processor():
             assert torch.allclose(found.scores, towers(name)(**given).logits_per_image[0], atol=1e-3)
 
 
-def last_block(tower):
-    return tower.encoder.layers[-1]
-
-
 @pytest.mark.parametrize("name", ["CLIP", "SigLIP", "ChineseCLIP"])
 def test_the_matrix_of_a_model_of_transformers_sums_to_what_the_pair_adds(name):
     """The four corners are found by hooks of the test's own on the last layers, which it names."""
@@ -112,21 +108,21 @@ def test_the_matrix_of_a_model_of_transformers_sums_to_what_the_pair_adds(name):
     blank = {**words, "input_ids": words["input_ids"].masked_fill(~torch.tensor(special).bool(), pad)}
     pictures = [made.image_processor(one, return_tensors="pt") for one in (PHOTO, np.zeros_like(PHOTO))]
     layers = model.text_model.encoder, model.vision_model.encoder
-    texts = tails(model.get_text_features, getattr(layers[0], "layers", None) or layers[0].layer, words, blank)
+    texts = tails(model.get_text_features, getattr(layers[0], "layers", None) or layers[0].layer, words, blank, at=0)
     images = tails(model.get_image_features, layers[1].layers, *pictures)
     expected = float((images[0] - images[1]) @ (texts[0] - texts[1]).T)
     assert abs(float(found.relevances[0].values.sum()) - expected) < 5e-3 * max(abs(expected), 0.1)
 
 
-def tails(features, layers, own, reference):
-    """Features of an input, and of that input with the reference's tokens at the entrance of the last layer."""
+def tails(features, layers, own, reference, *, at=-1):
+    """Features of an input, and of that input with the reference's tokens at the entrance of a layer."""
     entered = []
     with torch.no_grad():
-        handle = layers[-1].register_forward_pre_hook(lambda module, args: entered.append(args[0]))
+        handle = layers[at].register_forward_pre_hook(lambda module, args: entered.append(args[0]))
         features(**reference)
         handle.remove()
         there = features(**own).pooler_output
-        handle = layers[-1].register_forward_pre_hook(lambda module, args: (entered[0], *args[1:]))
+        handle = layers[at].register_forward_pre_hook(lambda module, args: (entered[0], *args[1:]))
         moved = features(**own).pooler_output
         handle.remove()
     return [torch.nn.functional.normalize(one, dim=-1) for one in (there, moved)]

@@ -1,9 +1,9 @@
-"""A tower opened in front of its last block, without being cut up: a hook there makes the tokens a leaf.
+"""A tower opened in front of a block, without being cut up: a hook there makes the tokens a leaf.
 
 The whole tower runs as it is. What enters the block is replaced by the same numbers (or by others) from
-which a graph begins, so that gradients of the features end at the tokens of the last block. The block is the
-outermost numbered module around the tower's last self-attention whose input is one vector for each of its
-tokens; nothing passes it by.
+which a graph begins, so that gradients of the features end at the tokens of that block. The block is the
+outermost numbered module around a self-attention (the tower's last, if no other is asked for) whose input is one
+vector for each of its tokens; nothing passes it by.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -23,7 +23,7 @@ Entry = tuple[tuple[Any, ...], dict[str, Any]]
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Opened:
-    """A run whose graph begins at the tokens that enter the last block."""
+    """A run whose graph begins at the tokens that enter a block."""
 
     features: Float[Tensor, "sample feature"]
     tokens: Float[Tensor, "sample *token width"]
@@ -36,7 +36,7 @@ class Cut:
     Parameters
     ----------
     path, block
-        The last block.
+        The block.
     run
         The run in which it was found.
     """
@@ -51,16 +51,17 @@ class Cut:
         return self.run.tokens.detach()
 
 
-def find_cut(model: nn.Module, tower: Tower) -> Cut:
-    """Return the last block of a tower, with what enters it.
+def find_cut(model: nn.Module, tower: Tower, *, block: int = -1) -> Cut:
+    """Return the last block of a tower (or another, by its number), with what enters it.
 
     Raises
     ------
     ModelError
-        The last block cannot be told: no module in a list around the last attention takes the tokens.
+        The block cannot be told: no module in a list around its attention takes the tokens.
     """
     count, samples = len(tower.axes[0]), len(tower.features)
-    candidates = _numbered(model, tower.last.name)
+    attention = tower.around(block).name
+    candidates = _numbered(model, attention)
     found: dict[str, Tensor] = {}
 
     def enters(path: str) -> Callable[[Tensor], Tensor | None]:
@@ -77,9 +78,9 @@ def find_cut(model: nn.Module, tower: Tower) -> Cut:
     if not found:
         named = ", ".join(candidates) or "none"
         raise ModelError(
-            f"The last block of the {tower.stream} tower of {type(model).__name__} cannot be told: of the numbered "
-            f"modules around its last attention {tower.last.name} ({named}) none takes {count} tokens. This method "
-            'starts there. Use method="chefer", which needs the attention alone.'
+            f"The {'last' if block == -1 else 'asked'} block of the {tower.stream} tower of {type(model).__name__} "
+            f"cannot be told: of the numbered modules around {attention} ({named}) none takes {count} tokens. "
+            'This method starts there. Use method="chefer", which needs the attention alone.'
         )
     (path, leaf), *_ = found.items()
     return Cut(path=path, block=candidates[path], run=Opened(features=features, tokens=leaf))
@@ -96,7 +97,7 @@ def entering(cut: Cut, run: Run) -> Float[Tensor, "sample *token width"]:
 
 
 def opened(cut: Cut, run: Run, *, tokens: Float[Tensor, "sample *token width"]) -> Opened:
-    """Run a tower with these tokens at the entrance of its last block, where the graph begins."""
+    """Run a tower with these tokens at the entrance of the block, where the graph begins."""
     leaf = _leaf(tokens)
     entered: list[Tensor] = []
 
@@ -117,7 +118,7 @@ def _leaf(tokens: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
 def _once(cut: Cut, times: int) -> None:
     if times != 1:
         raise ModelError(
-            f"{cut.path} ran {times} times in one pass. The last block of a tower runs once. "
+            f"{cut.path} ran {times} times in one pass. A block of a tower runs once. "
             'Use method="chefer", which needs the attention alone.'
         )
 

@@ -2,9 +2,11 @@
 
     A[word, patch] = (J_text dword) . (J_image dpatch),     d = token - its reference
 
-J are the Jacobians of the two features, of length one, with respect to the tokens that enter the last block of
-each tower; the reference of a picture is a black one, that of a text padding in place of its pieces. With
-both Jacobians averaged along the straight path from the references, the whole matrix sums to
+J are the Jacobians of the two features, of length one: of the picture's with respect to the tokens that enter the last
+block of its tower (or the last few, `blocks=`), of the text's with respect to those that enter the first block of its
+own, so that a word is what stands there, before others have read it. The reference of a picture is a black one,
+that of a text padding in place of its pieces. Both Jacobians are averaged along the straight path from the
+references, so that the whole matrix sums to about
 
     s(a, b) - s(black, b) - s(a, blank) + s(black, blank),     s the cosine
 
@@ -15,8 +17,9 @@ No Jacobian is built. For a word, u = J_text dword is one vector of the features
 J_text^T v with respect to v, which attention's plain formula lets torch take. Its row over all patches is
 then (J_image^T u) . dpatch: one backward pass through the last block of the image tower for each token.
 
-Where we depart: by default J is taken at the input alone (`steps=1`), which does not sum to the cosine; theirs are
-averaged, which is `steps=`. Points of the path are midpoints of its parts.
+Where we depart: they open both towers at one and the same depth. With a text's words taken at the last block, most of
+it has gone into the end token already, which is no word. Points of the path are midpoints of its parts; `steps=1` is
+the input alone, which sums to nothing in particular and points badly where the cosine is saturated.
 """
 
 from collections.abc import Iterator
@@ -34,7 +37,7 @@ _PROBE_SEED = 0
 
 
 def interaction(
-    model: nn.Module, *, image: Tower, text: Tower, black: Run, blank: Run, steps: int = 1
+    model: nn.Module, *, image: Tower, text: Tower, black: Run, blank: Run, steps: int = 4, blocks: int = 1
 ) -> list[Float[Tensor, "token patch"]]:
     """Return for each text how much each of its tokens and each token of the picture add to the cosine together.
 
@@ -46,16 +49,20 @@ def interaction(
         Run each tower on its reference.
     steps
         Points of the path from the references; 1: the input alone.
+    blocks
+        Blocks of the image tower, from its end, that the path leads through.
 
     Raises
     ------
+    NotFoundError
+        The image tower has not so many blocks.
     ModelError
-        The last block of a tower cannot be told, or has no second derivative.
+        The block of a tower cannot be told, or has no second derivative.
     """
     with sdpa_kernel(SDPBackend.MATH):  # no fused kernel has a second derivative
-        words = find_cut(model, text)
+        words = find_cut(model, text, block=0)
         pushed = _pushed(words, text, entering(words, blank), steps)
-    picture = find_cut(model, image)
+    picture = find_cut(model, image, block=-blocks)
     return _rows(picture, image, entering(picture, black), steps, pushed)
 
 

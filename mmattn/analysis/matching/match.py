@@ -1,7 +1,7 @@
 """Which word goes with which patch, in a model of two towers that share no attention: a construction, chosen by name.
 
 method          what it is                                                       words           unit
-`interaction`   second order: Jacobians of both towers at their last block       true rows       signed, of the cosine
+`interaction`   second order: Jacobians of both towers, from their references   true rows       signed, of the cosine
 `chefer`        attention x gradient of the image tower's last layer             a prompt each   relevance
 `gradeclip`     values x gradient x nearness of keys, last layer                 a prompt each   relevance
 `similarity`    raw cosine of patches with the prompt; prefers the background    a prompt each   a cosine
@@ -65,7 +65,7 @@ class Pair:
         return self.adapter.prepare(self.model, MediaGiven(**media), self.processor, self.options)
 
 
-def match(pair: Pair, *, method: str | None = None, steps: int = 1) -> Match:
+def match(pair: Pair, *, method: str | None = None, steps: int | None = None, blocks: int | None = None) -> Match:
     """Return what a model makes of a picture and some texts.
 
     Parameters
@@ -73,24 +73,26 @@ def match(pair: Pair, *, method: str | None = None, steps: int = 1) -> Match:
     method
         See above; by default `interaction`.
     steps
-        For `interaction`: points of the path from a black picture and a blank text; 1: the input alone.
+        For `interaction`: points of the path from a black picture and a blank text (4); 1: the input alone.
+    blocks
+        For `interaction`: blocks of the image tower, from its end, that the path leads through (1).
 
     Raises
     ------
     NotFoundError
-        An unknown method.
+        An unknown method, or more blocks than there are.
     InputError
-        `steps` with another method, or below 1.
+        `steps` or `blocks` with another method, or below 1.
     ModelError
         A model that the method cannot read.
     """
-    chosen = _checked(pair, method, steps)
+    chosen = _checked(pair, method, {"steps": steps, "blocks": blocks})
     refuse_without_gradients(pair.model)
     with torch.inference_mode(False):
-        return _match(pair, chosen, steps)
+        return _match(pair, chosen, steps=steps or 4, blocks=blocks or 1)
 
 
-def _match(pair: Pair, method: Method, steps: int) -> Match:
+def _match(pair: Pair, method: Method, *, steps: int, blocks: int) -> Match:
     assert isinstance(pair.adapter, TwoTowers)
     seen = pair.prepared(image=pair.photo)
     image = look(pair.adapter, pair.model, seen, stream="vision")
@@ -99,9 +101,9 @@ def _match(pair: Pair, method: Method, steps: int) -> Match:
         pair.source, preprocessing="; ".join(filter(None, (seen.preprocessing, text.prepared.preprocessing)))
     )
     if method == "interaction":
-        rows = _interactions(pair, image, text, steps)
+        rows = _interactions(pair, image, text, steps=steps, blocks=blocks)
         whole = torch.stack([one.sum(dim=0) for one in rows])
-        said: dict[str, object] = {"steps": steps, "against": "a black picture and a blank text"}
+        said: dict[str, object] = {"steps": steps, "blocks": blocks, "against": "a black picture and a blank text"}
     else:
         rows, whole = _by_prompts(pair, method, image, text)
         said = {"words": _OWN_PROMPT}
@@ -121,7 +123,9 @@ def _match(pair: Pair, method: Method, steps: int) -> Match:
     )
 
 
-def _interactions(pair: Pair, image: Tower, text: Tower, steps: int) -> list[Float[Tensor, "token patch"]]:
+def _interactions(
+    pair: Pair, image: Tower, text: Tower, *, steps: int, blocks: int
+) -> list[Float[Tensor, "token patch"]]:
     towers = pair.adapter
     assert isinstance(towers, TwoTowers)
     black = pair.prepared(image=Photo(pixels=np.zeros_like(pair.photo.pixels), name="black"))
@@ -132,6 +136,7 @@ def _interactions(pair: Pair, image: Tower, text: Tower, steps: int) -> list[Flo
         black=lambda: towers.image_features(pair.model, black),
         blank=lambda: towers.text_features(pair.model, text.prepared, blank=True),
         steps=steps,
+        blocks=blocks,
     )
 
 
@@ -203,7 +208,7 @@ class _Made:
         )
 
 
-def _checked(pair: Pair, method: str | None, steps: int) -> Method:
+def _checked(pair: Pair, method: str | None, counts: dict[str, int | None]) -> Method:
     known = get_args(Method)
     if method is not None and method not in known:
         raise NotFoundError(
@@ -211,12 +216,18 @@ def _checked(pair: Pair, method: str | None, steps: int) -> Method:
             f"{nearest(str(method), known)}. Pass one of those."
         )
     chosen: Method = next((one for one in known if one == method), "interaction")
-    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
-        raise InputError(f"steps={steps!r} is no number of points. It is a whole number from 1. Pass such a number.")
-    if steps > 1 and chosen != "interaction":
-        raise InputError(
-            f'steps={steps} and method="{chosen}" do not go together: it follows no path. Leave one of the two out.'
-        )
+    for name, count in counts.items():
+        if count is None:
+            continue
+        if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+            raise InputError(
+                f"{name}={count!r} is no number of {name}. It is a whole number from 1. Pass such a number."
+            )
+        if chosen != "interaction":
+            raise InputError(
+                f'{name}={count} and method="{chosen}" do not go together: it follows no path. '
+                "Leave one of the two out."
+            )
     if not isinstance(pair.adapter, TwoTowers) or not pair.adapter.has_two_towers(pair.model):
         raise ModelError(
             f"{type(pair.model).__name__} has not two towers, of pictures and of texts, that compare features at the "

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from mmattn.errors import ModelError, NoAttentionError
+from mmattn.errors import ModelError, NoAttentionError, NotFoundError
 from mmattn.interception import capture
 from mmattn.interception.protocol import Adapter, Prepared, TwoTowers
 from mmattn.schema.axes import Axis, PatchGrid, Tokens
@@ -51,6 +51,22 @@ class Tower:
     def last(self) -> AttentionLayer:
         """The last attention among the tokens themselves; what pools them comes behind it."""
         return [layer for layer in self.layers if layer.kind == "self"][-1]
+
+    def around(self, block: int) -> AttentionLayer:
+        """Return the self-attention of a block, by its number among those that have the last one's tokens.
+
+        Raises
+        ------
+        NotFoundError
+            There is no such block.
+        """
+        alike = [one for one in self.layers if one.kind == "self" and len(one.query[0]) == len(self.last.query[0])]
+        if not -len(alike) <= block < len(alike):
+            raise NotFoundError(
+                f"The {self.stream} tower has {len(alike)} blocks on its last tokens, and {abs(block)} were asked for. "
+                f"Pass blocks= from 1 to {len(alike)}."
+            )
+        return alike[block]
 
     @property
     def axes(self) -> tuple[Axis, ...]:

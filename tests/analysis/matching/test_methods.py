@@ -60,12 +60,12 @@ def picture_tail(model, tokens):
 
 
 def text_tokens(model, ids):
-    x = model.token_embedding(ids) + model.positional_embedding
-    return model.transformer.resblocks[0](x, attn_mask=model.attn_mask)
+    """What enters the first block."""
+    return model.token_embedding(ids) + model.positional_embedding
 
 
 def text_tail(model, tokens, ids):
-    x = model.ln_final(model.transformer.resblocks[1](tokens, attn_mask=model.attn_mask))
+    x = model.ln_final(model.transformer(tokens, attn_mask=model.attn_mask))
     return F.normalize(x[torch.arange(len(ids)), ids.argmax(dim=1)] @ model.text_projection, dim=-1)
 
 
@@ -97,7 +97,7 @@ def last_attention(model, *, ask):
 
 
 def test_an_interaction_is_the_product_of_both_jacobians_with_the_differences(model):
-    found = mmattn.match(model, PHOTO, texts=TEXTS)
+    found = mmattn.match(model, PHOTO, texts=TEXTS, steps=1)
     for number in range(len(TEXTS)):
         (seen, black), (said, blank), ids = corners(model, number)
         of_picture = jacobian(lambda x: picture_tail(model, x)[0], seen)[:, 0]
@@ -113,14 +113,28 @@ def test_an_interaction_is_the_product_of_both_jacobians_with_the_differences(mo
 
 def test_along_the_path_the_matrix_sums_to_what_the_pair_scores_more_than_its_references(model):
     found = mmattn.match(model, PHOTO, texts=TEXTS, steps=24)
-    coarse = mmattn.match(model, PHOTO, texts=TEXTS)
+    coarse = mmattn.match(model, PHOTO, texts=TEXTS, steps=1)
     for number in range(len(TEXTS)):
         seen, said, ids = corners(model, number)
         with torch.no_grad():
             (a, black), (b, blank) = [picture_tail(model, x) for x in seen], [text_tail(model, x, ids) for x in said]
             expected = float(a @ b.T - black @ b.T - a @ blank.T + black @ blank.T)
         assert abs(float(found.relevances[number].values.sum()) - expected) < 5e-3 * max(abs(expected), 0.1)
+        special = [role != "content" for role in found.relevances[number].query_axis.roles]
+        assert not bool(found.relevances[number].values[special].any())  # all of it lies on words
         assert abs(float(coarse.relevances[number].values.sum()) - expected) > 1e-3
+
+
+def test_the_path_may_lead_through_several_blocks(model):
+    deep = mmattn.match(model, PHOTO, texts=TEXTS, steps=24, blocks=2).overall[0].values.sum()
+    ids = ids_of(TEXTS[:1])
+    with torch.no_grad():
+        images = [F.normalize(model.encode_image(pixels_of(photo)), dim=-1) for photo in (PHOTO, np.zeros_like(PHOTO))]
+        texts = [text_tail(model, text_tokens(model, rows), ids) for rows in (ids, blanked(ids))]
+    expected = float((images[0] - images[1]) @ (texts[0] - texts[1]).T)
+    assert abs(float(deep) - expected) < 5e-3 * max(abs(expected), 0.1)
+    with pytest.raises(NotFoundError, match="The vision tower has 2 blocks on its last tokens, and 3 were asked for"):
+        mmattn.match(model, PHOTO, texts="a cat", blocks=3)
 
 
 def test_chefers_relevance_is_that_of_the_last_layer_as_published(model):
@@ -257,5 +271,5 @@ def test_options_that_do_not_go_together_are_refused(model):
         mmattn.match(model, PHOTO, texts="a cat", method="rollout")
     with pytest.raises(InputError, match='steps=4 and method="chefer" do not go together'):
         mmattn.match(model, PHOTO, texts="a cat", method="chefer", steps=4)
-    with pytest.raises(InputError, match="steps=0 is no number of points"):
+    with pytest.raises(InputError, match="steps=0 is no number of steps"):
         mmattn.match(model, PHOTO, texts="a cat", steps=0)
