@@ -55,13 +55,13 @@ def write(checkpoint: Checkpoint, folder: Path) -> Path:
     return path
 
 
-def read(path: Path) -> Checkpoint:
-    """Return a checkpoint.
+def read(path: Path, *, kind: type[Recipe] = Recipe) -> Checkpoint:
+    """Return a checkpoint of a kind of recipe.
 
     Raises
     ------
     FormatError
-        It is not whole.
+        It is not whole, or of another kind.
 
     """
     with path.open("rb") as file:
@@ -70,7 +70,7 @@ def read(path: Path) -> Checkpoint:
         about = json.loads(first)
         told = about.pop("sha256")
         whole = about["format"] == FORMAT and len(payload) == about["bytes"] and _hash(about, payload) == told
-        recipe = Recipe(**about["recipe"]) if whole else None
+        recipe = kind(**about["recipe"]) if whole else None
     except (ValueError, KeyError, TypeError, AttributeError):
         recipe = None
     if recipe is None:
@@ -101,7 +101,7 @@ def latest(folder: Path, *, recipe: Recipe) -> Checkpoint | None:
     broken: list[str] = []
     for path in reversed(found(folder)):
         try:
-            checkpoint = read(path)
+            checkpoint = read(path, kind=type(recipe))
         except FormatError:
             broken.append(path.name)
             continue

@@ -1,8 +1,8 @@
 """One step of training, and what is kept between steps.
 
 Weights are held in float32 and worked with in bfloat16, forward and backward: recent processors multiply bfloat16
-several times as fast (AMX), and a layer norm or a softmax reads half as many bytes. The float32 ones are updated: by
-**Muon** (Jordan et al. 2024) the matrices of the blocks, by AdamW the rest. After 18,000 scenes Muon had reached a mean
+several times as fast (AMX), and a layer norm or a softmax reads half as many bytes. The float32 ones are updated
+(`updates.py`): by Muon the matrices of the blocks, by AdamW the rest. After 18,000 scenes Muon had reached a mean
 average precision of 0.32 and AdamW alone 0.16.
 
 **Patch dropout** (Liu et al. 2023, "PatchDropout"): in training a picture loses half of its patches, other ones each
@@ -21,6 +21,8 @@ import ctypes
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
+from dataclasses import asdict
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -29,8 +31,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from assets.training.compose import Composer, Scene
-from assets.training.evaluate import shown
-from assets.training.model import Recipe, build, normalized
+from assets.training.evaluate import evaluate, shown
+from assets.training.model import Recipe, build, normalized, save_weights
+from assets.training.updates import Updates
 
 
 class KeptPatches(nn.Module):
@@ -52,13 +55,12 @@ class Learner:
     """A model that is being trained by a recipe; `step(n)` for n = 0, 1, 2, ... in order."""
 
     def __init__(self, recipe: Recipe, composer: Composer) -> None:
-        _keep_memory()
+        keep_memory()
         self.recipe, self.composer = recipe, composer
-        self.model = build(recipe)
-        self.average = deepcopy(self.model).eval().requires_grad_(False)
+        self._updates = Updates(build(recipe), recipe)
+        self.model, self.average = self._updates.model, self._updates.average
         self._shards = [_Shard(self.model, recipe) for _ in range(recipe.shards)]
         self._pool = ThreadPoolExecutor(recipe.shards, initializer=torch.set_num_threads, initargs=(1,))
-        self._optimizers = _optimizers(self.model, recipe)
 
     def batch(self, step: int) -> list[Scene]:
         """Return the scenes of a step."""
@@ -68,7 +70,7 @@ class Learner:
 
     def step(self, number: int, scenes: Sequence[Scene]) -> float:
         """Learn from the scenes of a step; return its loss."""
-        masters = list(self.model.parameters())
+        masters = self._updates.weights()
         each = len(scenes) // len(self._shards)
         kept = self.kept(number)
         parts = [slice(first, first + each) for first in range(0, len(scenes), each)]
@@ -79,57 +81,30 @@ class Learner:
                 parts,
             )
         )
-        for master, *grads in zip(masters, *(shard.gradients() for shard in self._shards), strict=True):
-            master.grad = torch.stack(grads).mean(dim=0)
-        nn.utils.clip_grad_norm_(masters, 1.0)
-        for optimizer in self._optimizers:
-            for group in optimizer.param_groups:
-                group["lr"] = group["times"] * self.recipe.rate(number)
-        list(self._pool.map(lambda optimizer: optimizer.step(), self._optimizers))
-        self._follow(number)
+        self._updates.apply(number, [shard.gradients() for shard in self._shards], pool=self._pool)
         return float(np.mean(losses))
 
     def state(self) -> dict[str, Tensor]:
-        """Return all that a checkpoint holds: weights, average, and the optimizers' moments."""
-        found = {f"model.{name}": value for name, value in self.model.state_dict().items()}
-        found |= {f"average.{name}": value for name, value in self.average.state_dict().items()}
-        for name, value in self.model.named_parameters():
-            found |= {f"moments.{name}.{key}": kept for key, kept in self._moments(value).items()}
-        return found
+        """Return all that a checkpoint holds."""
+        return self._updates.state()
 
     def load(self, state: Mapping[str, Tensor]) -> None:
         """Go on from what `state` gave."""
-        for prefix, model in (("model.", self.model), ("average.", self.average)):
-            model.load_state_dict({name: state[prefix + name] for name in model.state_dict()})
-        for name, value in self.model.named_parameters():
-            prefix = f"moments.{name}."
-            kept = {key.removeprefix(prefix): each.clone() for key, each in state.items() if key.startswith(prefix)}
-            self._moments(value).update(kept)
+        self._updates.load(state)
 
-    def _moments(self, value: nn.Parameter) -> dict[str, Tensor]:
-        """Return what the optimizer of a weight keeps of it."""
-        for optimizer in self._optimizers:
-            if any(value is each for group in optimizer.param_groups for each in group["params"]):
-                kept: dict[str, Tensor] = optimizer.state[value]
-                return kept
-        raise AssertionError("a weight that nothing updates")
+    def knows(self, *, seed: int, scenes: int) -> dict[str, object]:
+        """Return what the averaged model knows of held-out scenes, in bfloat16."""
+        composer = Composer("held-out", size_px=self.recipe.size_px)
+        return asdict(evaluate(deepcopy(self.average).to(torch.bfloat16), composer, seed=seed, count=scenes))
+
+    def save(self, folder: Path, *, step: int) -> Path:
+        """Write the averaged model in half precision as `vit` into a run's folder."""
+        save_weights(self.average.state_dict(), folder / "vit", recipe=self.recipe, step=step)
+        return folder / "vit"
 
     def kept(self, number: int) -> Tensor | None:
         """Return the patches that each picture of a step keeps, in reading order; None for all of them."""
-        patches = (self.recipe.size_px // self.recipe.patch_px) ** 2
-        kept = max(1, round(patches * (1 - self.recipe.patch_dropout)))
-        if kept == patches or number >= self.recipe.steps * (1 - self.recipe.whole):
-            return None
-        generator = torch.Generator().manual_seed(1_000_003 * self.recipe.seed + number)
-        order = torch.rand(self.recipe.batch, patches, generator=generator).argsort(dim=1)
-        return order[:, :kept].sort(dim=1).values
-
-    @torch.no_grad()
-    def _follow(self, number: int) -> None:
-        """Move the average toward the weights; fast at first, when there is little to average."""
-        stays = min(self.recipe.ema, (number + 1) / (number + 10))
-        for average, weight in zip(self.average.parameters(), self.model.parameters(), strict=True):
-            average.lerp_(weight, 1 - stays)
+        return kept_patches(self.recipe, number)
 
 
 class _Shard:
@@ -147,17 +122,14 @@ class _Shard:
 
     def learn(self, masters: Sequence[Tensor], scenes: Sequence[Scene], kept: Tensor | None) -> float:
         """Leave the gradients at the masters' weights in this copy; return the loss."""
-        with torch.no_grad():
-            for master, worker in zip(masters, self.model.parameters(), strict=True):
-                worker.copy_(master)
-                worker.grad = None
+        follow(self.model, masters)
         loss = self.loss(scenes, kept)
         loss.backward()  # type: ignore[no-untyped-call]
         return float(loss.detach())
 
     def gradients(self) -> list[Tensor]:
         """Return the gradients in float32, zero where there are none."""
-        return [torch.zeros_like(p, dtype=torch.float32) if p.grad is None else p.grad.float() for p in self._weights()]
+        return gradients(self.model)
 
     def loss(self, scenes: Sequence[Scene], kept: Tensor | None) -> Tensor:
         """Return binary cross-entropy, summed over things and averaged over scenes."""
@@ -167,41 +139,35 @@ class _Shard:
         truth = torch.from_numpy(shown(scenes)).float()
         return F.binary_cross_entropy_with_logits(logits, truth, reduction="sum") / len(scenes)
 
-    def _weights(self) -> list[nn.Parameter]:
-        return list(self.model.parameters())
+
+@torch.no_grad()
+def follow(worker: nn.Module, masters: Sequence[Tensor]) -> None:
+    """Give a shard's copy the weights as they are now, and no gradients."""
+    for master, mine in zip(masters, worker.parameters(), strict=True):
+        mine.copy_(master)
+        mine.grad = None
 
 
-def _optimizers(model: VisionTransformer, recipe: Recipe) -> list[torch.optim.Optimizer]:
-    """Return one Muon a shard, so that they run at the same time, and AdamW for what is not a matrix of a block.
-
-    Matrices decay; biases, norms, positions and the class token do not.
-    """
-    named = dict(model.named_parameters())
-    blocks = [name for name, value in named.items() if value.ndim == 2 and name.startswith("blocks.")]
-    rest = [name for name in named if name not in blocks]
-    still = [name for name in rest if named[name].ndim == 1 or name in ("pos_embed", "cls_token")]
-    moved = [name for name in rest if name not in still]
-    found: list[torch.optim.Optimizer] = [
-        torch.optim.Muon(
-            [
-                {
-                    "params": [named[name] for name in blocks[first :: recipe.shards]],
-                    "times": recipe.muon_rate / recipe.learning_rate,
-                }
-            ],
-            weight_decay=recipe.weight_decay,
-            adjust_lr_fn="match_rms_adamw",
-        )
-        for first in range(recipe.shards)
+def gradients(worker: nn.Module) -> list[Tensor]:
+    """Return the gradients of a shard's copy in float32, zero where there are none."""
+    return [
+        torch.zeros_like(each, dtype=torch.float32) if each.grad is None else each.grad.float()
+        for each in worker.parameters()
     ]
-    groups = [
-        {"params": [named[name] for name in names], "weight_decay": decay, "times": 1.0}
-        for names, decay in ((moved, recipe.weight_decay), (still, 0.0))
-    ]
-    return [*found, torch.optim.AdamW(groups, betas=(0.9, 0.98), foreach=True)]
 
 
-def _keep_memory() -> None:
+def kept_patches(recipe: Recipe, number: int) -> Tensor | None:
+    """Return the patches [sample, patch] that each picture of a step keeps, in reading order; None for all of them."""
+    patches = (recipe.size_px // recipe.patch_px) ** 2
+    kept = max(1, round(patches * (1 - recipe.patch_dropout)))
+    if kept == patches or number >= recipe.steps * (1 - recipe.whole):
+        return None
+    generator = torch.Generator().manual_seed(1_000_003 * recipe.seed + number)
+    order = torch.rand(recipe.batch, patches, generator=generator).argsort(dim=1)
+    return order[:, :kept].sort(dim=1).values
+
+
+def keep_memory() -> None:
     """Tell glibc to keep large blocks: else each step's are given back and cleared again (a third of the time)."""
     try:
         mallopt = ctypes.CDLL(None).mallopt

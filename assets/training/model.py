@@ -101,6 +101,10 @@ class Recipe:
         falling = (self.steps - step) / max(1, self.steps - self.falls_from())
         return self.learning_rate * min(1.0, rising, falling)
 
+    def times(self, name: str) -> float:
+        """Return how many times the learning rate a weight moves with."""
+        return 1.0
+
     def falls_from(self) -> int:
         """Return the step from which the learning rate falls; up to it a longer or shorter run would be the same."""
         return round(self.steps * (1 - max(self.decay, self.whole)))
@@ -142,8 +146,16 @@ def normalized(pixels: NDArray[np.uint8]) -> Tensor:
 
 def save_weights(state: Mapping[str, Tensor], folder: Path, *, recipe: Recipe, step: int) -> None:
     """Write weights in float16 into a folder as timm reads it; the weights are there whole or not at all."""
+    write_weights(state, folder, config=("config.json", _config(recipe)), recipe=recipe, step=step)
+
+
+def write_weights(
+    state: Mapping[str, Tensor], folder: Path, *, config: tuple[str, str], recipe: Recipe, step: int
+) -> None:
+    """Write weights in float16, their recipe in the header, and beside them a config (its name and its text)."""
     folder.mkdir(parents=True, exist_ok=True)
-    _write(folder / "config.json", lambda beside: beside.write_text(_config(recipe), encoding="utf-8"))
+    name, text = config
+    _write(folder / name, lambda beside: beside.write_text(text, encoding="utf-8"))
     told = {"format": "pt", "recipe": json.dumps(asdict(recipe)), "steps": str(step)}
     halves = {name: value.to(torch.float16).contiguous() for name, value in state.items()}
     _write(folder / "model.safetensors", lambda beside: save_file(halves, beside, metadata=told))

@@ -20,8 +20,9 @@ from assets.training.compose import Composer, Scene  # noqa: E402
 from assets.training.evaluate import average_precision, evaluate, scored, shown  # noqa: E402
 from assets.training.learning import KeptPatches, Learner  # noqa: E402
 from assets.training.model import Recipe, build, load_weights, normalized, save_weights  # noqa: E402
+from assets.training.runs import Watch  # noqa: E402
 from assets.training.things import things  # noqa: E402
-from assets.training.train import Watch, train  # noqa: E402
+from assets.training.train import train  # noqa: E402
 from mmattn.errors import FormatError, InputError  # noqa: E402
 
 TINY = Recipe(
