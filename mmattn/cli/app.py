@@ -18,7 +18,7 @@ from typing import Annotated, Any
 
 import typer
 
-from mmattn.cli import demo, image, models
+from mmattn.cli import demo, image, match, models
 from mmattn.errors import MmattnError
 
 FAILED, WRONG_INPUT, INTERRUPTED = 1, 2, 130
@@ -32,6 +32,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("image")(image.command)
+app.command("match")(match.command)
 app.command("models")(models.command)
 app.command("demo")(demo.command)
 

@@ -10,7 +10,6 @@ and the exit code is 2. What would be wrong for every picture (a layer, a head) 
 """
 
 import os
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -32,6 +31,7 @@ from mmattn.cli.options import (
     read_query,
 )
 from mmattn.cli.outputs import SUFFIXES, check_json, plan
+from mmattn.cli.several import report, say
 from mmattn.errors import InputError, PlaceError
 
 if TYPE_CHECKING:
@@ -118,13 +118,13 @@ def run(
     paths = list_photos(photos)
     outputs, renamed = plan(paths, out=out, suffix=suffix) if out is not None else ([], [])
     if json_out is not None and json_out != "-":
-        check_json(json_out, inputs=[*paths, *_checkpoint(model)], outputs=outputs)
+        check_json(json_out, inputs=[*paths, *checkpoint_of(model)], outputs=outputs)
     for sentence in renamed:
-        _say(sentence)
+        say(sentence)
     _draw_all(paths, outputs, model=model, asked=asked, json_out=json_out, device=device)
 
 
-def _checkpoint(model: str) -> list[Path]:
+def checkpoint_of(model: str) -> list[Path]:
     """Return the file that a model is opened from, if its name says one."""
     file = model.partition("@")[2]
     return [Path(os.path.expanduser(file))] if file else []
@@ -155,7 +155,7 @@ def _draw_all(
                 print(output, flush=True)
     if json_out is not None and records:
         write_json(records, to=json_out)
-    _report(failed, count=len(paths))
+    report(failed, count=len(paths))
 
 
 def _draw_one(
@@ -168,27 +168,7 @@ def _draw_one(
     maps = session.attend_to(read_photo(path), model=model, asked=asked)
     read, note = session.read(maps, asked=asked) if wants_record or not asked.head_grid else (None, "")
     if note:
-        _say(note)
+        say(note)
     if output is not None:
         session.drawing_of(maps, asked=asked, read=read).save(output)
     return image_record(read, model=model.name, source=str(path)) if wants_record and read is not None else None
-
-
-def _report(failed: Sequence[InputError | PlaceError], *, count: int) -> None:
-    """Raise for what failed: the error itself for one picture, else a summary behind one line for each kind."""
-    if not failed:
-        return
-    if count == 1:
-        raise failed[0]
-    messages = list(dict.fromkeys(str(error) for error in failed))
-    for message in messages[:-1]:
-        _say(message)
-    done = count - len(failed)
-    summary = f"{len(failed)} of {count} pictures could not be drawn; the other {done} are done."
-    raise InputError(f"{summary} {messages[-1]}") from failed[-1]
-
-
-def _say(sentence: str) -> None:
-    from mmattn.cli.app import one_line
-
-    print(f"mmattn: {one_line(sentence)}", file=sys.stderr)

@@ -13,6 +13,7 @@ from jaxtyping import Float
 import mmattn
 from mmattn.render.files import write_whole
 from mmattn.render.image import picture_axis
+from mmattn.schema.matches import Match
 from mmattn.schema.results import Relevance
 
 PRINTED = "-"
@@ -56,6 +57,41 @@ def image_record(relevance: Relevance, *, model: str, source: str) -> dict[str, 
         ],
         "boxes_px": [[round(float(side), 3) for side in box] for box in boxes],
         "peak_px": [round((x0 + x1) / 2, 3), round((y0 + y1) / 2, 3)],
+    }
+
+
+def match_record(match: Match, number: int, *, model: str, source: str) -> dict[str, Any]:
+    """Return the object of `mmattn match` for one text: each word with its weight on every patch, row by row.
+
+    What the pieces of a word weigh is added. Weights may be signed; a patch that the model dropped is null.
+    """
+    relevance = match.relevances[number]
+    grid = picture_axis(relevance)
+    _, _, boxes, tokens = _reading_order(grid.places(), grid.content)
+    values = relevance.values.detach().cpu().double().numpy()
+    words = []
+    for word in match.words(number):
+        row = values[list(word.tokens)].sum(axis=0)
+        x0, y0, x1, y1 = grid.place(int(grid.content[row[grid.content].argmax()]))
+        patches = [
+            {
+                "box_px": [round(float(side), 3) for side in box],
+                "weight": _number(row[token], digits=7) if token >= 0 else None,
+            }
+            for box, token in zip(boxes, tokens.ravel(), strict=True)
+        ]
+        start, end = word.span
+        peak = [round((x0 + x1) / 2, 3), round((y0 + y1) / 2, 3)]
+        words.append({"text": word.text, "start_char": start, "end_char": end, "peak_px": peak, "patches": patches})
+    return {
+        "mmattn": mmattn.__version__,
+        "command": "match",
+        "model": model,
+        "method": match.method,
+        "input": source,
+        "text": match.texts[number],
+        "score": _number(float(match.scores[number]), digits=7),
+        "words": words,
     }
 
 

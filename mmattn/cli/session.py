@@ -1,14 +1,18 @@
 """A model by name, opened once on the device that was asked for, and what it sees in one photo."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
-from mmattn import api, catalog, opening
+from mmattn import api, catalog, comparing, opening
 from mmattn.cli.options import UNTARGETED, Asked, Device, Method
 from mmattn.errors import InputError, ModelError
 from mmattn.interception.protocol import Adapter, MediaGiven, Opened, TakesSizes
+from mmattn.readers import read_photo
 from mmattn.render import Drawing
 from mmattn.schema.maps import AttentionMaps
+from mmattn.schema.matches import Match
 from mmattn.schema.media import Photo
 from mmattn.schema.results import Relevance
 
@@ -51,6 +55,15 @@ def attend_to(photo: Photo, *, model: Model, asked: Asked) -> AttentionMaps:
     opened = model.opened
     maps = api.attend(opened.model, image=photo, processor=opened.processor, options=_options(photo, model, asked))
     return maps.named(weights=opened.weights or model.name, labels=opened.labels)
+
+
+def match_with(image: Path, texts: Sequence[str], *, model: Model, method: str | None) -> Match:
+    """Return what a model of two towers makes of a picture and some texts, with its name for captions."""
+    opened = model.opened
+    found: Match = comparing.match(
+        opened.model, read_photo(image), texts=list(texts), method=method, processor=opened.processor
+    )
+    return found.named(weights=opened.weights or model.name)
 
 
 def read(maps: AttentionMaps, *, asked: Asked) -> tuple[Relevance, str]:

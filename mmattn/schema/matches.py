@@ -119,6 +119,14 @@ class Match:
         label = f"‘{_short(self.texts[first])}’ minus ‘{_short(self.texts[second])}’"
         return replace(left, values=left.values - right.values, unit="signed relevance", labels=(label,))
 
+    def named(self, *, weights: str) -> "Match":
+        """Return the same with a name for the weights, for captions."""
+
+        def one(relevance: Relevance) -> Relevance:
+            return replace(relevance, source=replace(relevance.source, weights=weights))
+
+        return replace(self, relevances=tuple(map(one, self.relevances)), overall=tuple(map(one, self.overall)))
+
     def _number(self, text: int | str) -> int:
         if isinstance(text, str):
             hits = [number for number, known in enumerate(self.texts) if known.strip() == text.strip()]
