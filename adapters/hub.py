@@ -65,6 +65,12 @@ def local_or_hub(
         raise unreachable(where, problem) from problem
 
 
+def address(name: str, *, weights: Path | None) -> str:
+    """Return what a library is asked to open: the catalog's weights, a folder that is there, or a name on the hub."""
+    folder = Path(name).expanduser() if weights is None else weights
+    return str(folder) if weights is not None or folder.exists() else name
+
+
 @contextmanager
 def no_bar() -> Iterator[None]:
     """Leave out the bar over tensors that are read in a moment (transformers 5 shows one)."""

@@ -28,7 +28,9 @@ from mmattn.schema.media import Words
 
 from ..vit.layouts import PictureFacts
 from ..vit.pictures import Brought, phrase, runner
-from .open_clip_features import image_features, logits_per_image, text_features
+from .features import logits_per_image
+from .given import checked_options
+from .open_clip_features import image_features, text_features
 from .open_clip_input import OpenClipOptions, brought, explained, parts_of
 from .open_clip_layers import PairFacts, layers_of, left_out_of, pair_facts
 from .open_clip_open import families, open_model
@@ -85,7 +87,7 @@ class OpenClip:
             Patch dropout that is on, so that nobody knows which patches are seen.
 
         """
-        options = _checked(media, options)
+        options = checked_options(media, options, kind=OpenClipOptions, fields="crop=")
         _refuse_patch_dropout(model)
         transform, tokenizer = parts_of(processor)
         pixels, ids = _tensors(media.inputs)
@@ -155,21 +157,6 @@ class OpenClip:
 
 
 adapter = OpenClip()
-
-
-def _checked(media: MediaGiven, options: Any) -> OpenClipOptions:
-    others = [name for name in ("audio", "video", "graph", "generate") if getattr(media, name) is not None]
-    if others or (media.image is None and media.text is None and media.inputs is None):
-        raise InputError(
-            f"A model of pictures and texts got {', '.join(others) or 'neither'}. It compares the two. "
-            "Pass image=, text=, both, or inputs= for prepared tensors."
-        )
-    if options is not None and not isinstance(options, OpenClipOptions):
-        raise InputError(
-            f"options= is a {type(options).__name__}. This adapter takes OpenClipOptions(crop=) from "
-            f"{OpenClipOptions.__module__}. Pass one of those."
-        )
-    return options or OpenClipOptions()
 
 
 def _refuse_patch_dropout(model: nn.Module) -> None:

@@ -39,9 +39,11 @@ from ..vit.transformers import readout_of
 from ..vit.transformers_input import TransformersOptions, native_size, vision_setting
 from ..vit.transformers_open import takes
 from ..vit.transformers_patches import patches_of
-from .transformers_features import image_features, logits_per_image, text_features
+from .features import logits_per_image
+from .given import checked_options
+from .transformers_features import image_features, text_features
 from .transformers_forms import Form, form_of, opens_config
-from .transformers_input import Read, checked, read
+from .transformers_input import Read, read
 from .transformers_layers import Sides, joined_layer
 from .transformers_open import families, open_model
 from .transformers_score import score_of
@@ -120,8 +122,9 @@ class TransformersClip:
             text without the picture that it needs, a processor that cannot be inverted, tensors that do
             not fit.
         """
-        options, form = checked(media, options), form_of(model)
+        form = form_of(model)
         assert form is not None
+        options = checked_options(media, options, kind=TransformersOptions, fields="size_px=, keep_aspect=, crop=")
         given = read(media, model=model, processor=processor, options=options, full_length=form.full_length)
         lacks = "picture" if given.pictures is None and not form.apart else "text"
         if lacks == "picture" or (given.text is None and not form.vision):

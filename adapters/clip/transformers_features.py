@@ -1,8 +1,4 @@
-"""The two features of a two-tower model of transformers, and the logit that compares them.
-
-Each tower by itself, so that one picture can be held against many texts and runs once. Nothing is
-detached: where gradients are on, they lead from a logit to every attention of both towers.
-"""
+"""The two features of a two-tower model of transformers; see `features.py`."""
 
 from typing import Any
 
@@ -10,12 +6,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from mmattn.errors import InputError, ModelError
+from mmattn.errors import ModelError
 from mmattn.interception.protocol import Prepared
 
+from .features import not_prepared, said
 from .transformers_text import TextFacts
-
-_WORDS = ("content", "continuation", "blank")
 
 
 def image_features(model: nn.Module, prepared: Prepared) -> Float[Tensor, "picture dim"]:
@@ -30,7 +25,7 @@ def image_features(model: nn.Module, prepared: Prepared) -> Float[Tensor, "pictu
     """
     _check_apart(model, prepared)
     if prepared.facts.picture is None:
-        raise _nothing("picture", "image")
+        raise not_prepared("picture", "image")
     tower: Any = model
     return _unit(tower.get_image_features(**prepared.facts.pixels).pooler_output)
 
@@ -52,29 +47,19 @@ def text_features(model: nn.Module, prepared: Prepared, *, blank: bool = False) 
     """
     _check_apart(model, prepared)
     if prepared.facts.text is None:
-        raise _nothing("text", "text")
+        raise not_prepared("text", "text")
     tower: Any = model
     inputs = _blanked(model, prepared.facts.text) if blank else prepared.facts.text.inputs
     return _unit(tower.get_text_features(**inputs).pooler_output)
-
-
-def logits_per_image(
-    model: nn.Module, *, image: Float[Tensor, "picture dim"], text: Float[Tensor, "text dim"]
-) -> Float[Tensor, "picture text"]:
-    """Return the model's own logits of features: their cosine by its learned scale, and its bias where it has one."""
-    tower: Any = model
-    logits: Tensor = image @ text.T * tower.logit_scale.exp()
-    bias: Tensor | None = getattr(model, "logit_bias", None)
-    return logits if bias is None else logits + bias
 
 
 def _blanked(model: nn.Module, text: TextFacts) -> dict[str, Tensor]:
     """Return the texts' inputs with padding for words; where the tokenizer has none, with its first piece."""
     config: Any = model.config
     pad = text.pad if text.pad is not None else getattr(config.text_config, "pad_token_id", None) or 0
-    said = torch.tensor([[role in _WORDS for role in axis.roles] for axis in text.axes])
     ids = text.inputs["input_ids"]
-    return {**text.inputs, "input_ids": ids.masked_fill(said.to(ids.device), pad)}
+    words = said(text.axes, length=ids.shape[1])
+    return {**text.inputs, "input_ids": ids.masked_fill(words.to(ids.device), pad)}
 
 
 def _check_apart(model: nn.Module, prepared: Prepared) -> None:
@@ -88,9 +73,3 @@ def _check_apart(model: nn.Module, prepared: Prepared) -> None:
 def _unit(features: Float[Tensor, "sample dim"]) -> Float[Tensor, "sample dim"]:
     length: Tensor = torch.linalg.vector_norm(features, dim=-1, keepdim=True)
     return features / length
-
-
-def _nothing(what: str, argument: str) -> InputError:
-    return InputError(
-        f"No {what} was prepared, so its tower has no features. Both are compared. Prepare it with {argument}=."
-    )

@@ -61,22 +61,6 @@ def read(
     return Read(pictures=brought, text=text, words=words)
 
 
-def checked(media: MediaGiven, options: Any) -> TransformersOptions:
-    """Return the options, after a look at what was given; InputError for another modality."""
-    others = [name for name in ("audio", "video", "graph", "generate") if getattr(media, name) is not None]
-    if others or (media.image is None and media.text is None and media.inputs is None):
-        raise InputError(
-            f"A model of pictures and texts got {', '.join(others) or 'neither'}. It compares the two and writes "
-            "nothing. Pass image=, text=, both, or inputs= for prepared tensors."
-        )
-    if options is not None and not isinstance(options, TransformersOptions):
-        raise InputError(
-            f"options= is a {type(options).__name__}. This adapter takes TransformersOptions(size_px=, keep_aspect=, "
-            f"crop=) from {TransformersOptions.__module__}. Pass one of those."
-        )
-    return options or TransformersOptions()
-
-
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Given:
     """What the user passed, with prepared tensors taken apart by tower."""

@@ -10,7 +10,7 @@ from torch import nn
 from mmattn.errors import DownloadError, InputError, ModelError
 from mmattn.interception.protocol import ModelFamily, Opened
 
-from ..hub import local_or_hub, no_bar, said
+from ..hub import address, local_or_hub, no_bar, said
 from .transformers_forms import FORMS, opens_config
 
 
@@ -26,8 +26,7 @@ def open_model(name: str, *, weights: Path | None) -> Opened:
     ModelError
         A model of another kind, or one that lacks weights.
     """
-    folder = Path(weights) if weights is not None else Path(name).expanduser()
-    where = str(folder) if weights is not None or folder.exists() else name
+    where = address(name, weights=weights)
     model, processor = local_or_hub(where, _load, unreadable=_unreadable, unreachable=_not_on_hub)
     return Opened(model=model, processor=processor, weights=name.rstrip("/").rsplit("/", 1)[-1])
 

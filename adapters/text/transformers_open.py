@@ -10,7 +10,7 @@ from torch import nn
 from mmattn.errors import DownloadError, InputError, ModelError
 from mmattn.interception.protocol import Opened
 
-from ..hub import local_or_hub, no_bar, said
+from ..hub import address, local_or_hub, no_bar, said
 
 # model_type in config.json; each is held by a test against the library's own eager weights.
 FAMILIES = ("albert", "bert", "camembert", "distilbert", "electra", "mpnet", "roberta", "xlm-roberta")
@@ -35,9 +35,7 @@ def open_model(name: str, *, weights: Path | None) -> Opened:
     ModelError
         A model of another kind, or one that lacks weights.
     """
-    where = str(
-        weights if weights is not None else Path(name).expanduser() if Path(name).expanduser().exists() else name
-    )
+    where = address(name, weights=weights)
     model, tokenizer = local_or_hub(where, _load, unreadable=_unreadable, unreachable=_not_on_hub)
     labels = getattr(model.config, "id2label", None) if "Classification" in type(model).__name__ else None
     return Opened(

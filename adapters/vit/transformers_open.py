@@ -17,7 +17,7 @@ from torch import nn
 from mmattn.errors import DownloadError, InputError, ModelError
 from mmattn.interception.protocol import ModelFamily, Opened
 
-from ..hub import local_or_hub, no_bar, said
+from ..hub import address, local_or_hub, no_bar, said
 
 # What a forward takes beside pixels if it is no model of pictures alone: words, prompts, decoders of object queries.
 _OTHERS = (
@@ -100,8 +100,7 @@ def open_model(name: str, *, weights: Path | None) -> Opened:
     ModelError
         A model of another kind, or one that lacks weights.
     """
-    folder = Path(weights) if weights is not None else Path(name).expanduser()
-    where = str(folder) if weights is not None or folder.exists() else name
+    where = address(name, weights=weights)
     model, processor = local_or_hub(where, _load, unreadable=_unreadable, unreachable=_not_on_hub)
     return Opened(
         model=model, processor=processor, labels=labels_of(model), weights=name.rstrip("/").rsplit("/", 1)[-1]

@@ -8,9 +8,8 @@
   that Chefer et al. 2021 hold responsible for the score) lies in the thing's box. Chance is the box's share.
 """
 
-import argparse
-import json
 import sys
+from argparse import Namespace
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -31,11 +30,10 @@ from assets.training.clip_relevance import chefer
 from assets.training.clip_words import encoded
 from assets.training.compose import Box, Composer, Scene
 from assets.training.draws import Draws
+from assets.training.evaluate import SCENES, reported
 from assets.training.model import normalized
-from mmattn.errors import MmattnError
 
 AMONG = 64
-SCENES = 1024
 _AT_ONCE = 64
 
 
@@ -200,21 +198,14 @@ def _area(box: Box) -> int:
 
 
 def main() -> int:
-    """Evaluate a folder; a problem is one line on standard error and exit code 2."""
-    parser = argparse.ArgumentParser(description="Retrieval, relations and pointing of a CLIP on held-out scenes.")
-    parser.add_argument("weights", type=Path)
-    parser.add_argument("--seed", type=int, required=True, help="one that nothing was chosen on")
-    parser.add_argument("--count", type=int, default=SCENES, help="how many scenes")
-    parser.add_argument("--clutter", action=argparse.BooleanOptionalAction, default=True)
-    options = parser.parse_args()
-    try:
-        model = load_clip(options.weights)
+    """Evaluate a folder."""
+
+    def measured(weights: Path, options: Namespace) -> object:
+        model = load_clip(weights)
         composer = Composer("held-out", clutter=options.clutter, size_px=model.visual.image_size[0])
-        print(json.dumps(asdict(read_by(model, composer, seed=options.seed, count=options.count))))
-    except MmattnError as problem:
-        print(f"error: {problem}", file=sys.stderr)
-        return 2
-    return 0
+        return asdict(read_by(model, composer, seed=options.seed, count=options.count))
+
+    return reported("Retrieval, relations and pointing of a CLIP on held-out scenes.", measured)
 
 
 if __name__ == "__main__":

@@ -5,10 +5,10 @@ that show it, of the precision among all scenes scored at least as high; the mea
 Beside it the share of single-thing scenes whose highest class is the true one.
 """
 
-import argparse
 import json
 import sys
-from collections.abc import Sequence
+from argparse import ArgumentParser, BooleanOptionalAction, Namespace
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -100,22 +100,31 @@ def scored(model: nn.Module, scenes: Sequence[Scene]) -> NDArray[np.float32]:
     return np.concatenate(found)
 
 
-def main() -> int:
-    """Evaluate a file; a problem is one line on standard error and exit code 2."""
-    parser = argparse.ArgumentParser(description="Mean average precision of trained weights on held-out scenes.")
+def reported(description: str, measured: Callable[[Path, Namespace], object]) -> int:
+    """Print what is measured of the weights that a command line names; a problem is one line and exit code 2."""
+    parser = ArgumentParser(description=description)
     parser.add_argument("weights", type=Path)
     parser.add_argument("--seed", type=int, required=True, help="one that nothing was chosen on")
     parser.add_argument("--count", type=int, default=SCENES, help="how many scenes")
-    parser.add_argument("--clutter", action=argparse.BooleanOptionalAction, default=True)
+    parser.add_argument("--clutter", action=BooleanOptionalAction, default=True)
     options = parser.parse_args()
     try:
-        model = load_weights(options.weights)
-        composer = Composer("held-out", clutter=options.clutter, size_px=model.patch_embed.img_size[0])
-        print(json.dumps(asdict(evaluate(model, composer, seed=options.seed, count=options.count))))
+        print(json.dumps(measured(options.weights, options)))
     except MmattnError as problem:
         print(f"error: {problem}", file=sys.stderr)
         return 2
     return 0
+
+
+def main() -> int:
+    """Evaluate a folder."""
+
+    def measured(weights: Path, options: Namespace) -> object:
+        model = load_weights(weights)
+        composer = Composer("held-out", clutter=options.clutter, size_px=model.patch_embed.img_size[0])
+        return asdict(evaluate(model, composer, seed=options.seed, count=options.count))
+
+    return reported("Mean average precision of trained weights on held-out scenes.", measured)
 
 
 if __name__ == "__main__":

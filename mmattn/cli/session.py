@@ -69,12 +69,10 @@ def match_with(image: Path, texts: Sequence[str], *, model: Model, method: str |
 def read(maps: AttentionMaps, *, asked: Asked) -> tuple[Relevance, str]:
     """Return the maps read as was asked, and a sentence where the model's default method could not do it."""
     settled = asked.settled(classifies=maps.classifies)
-    if asked.implied is not None:
-        return relevance_of(maps, asked=settled), ""
     try:
         return relevance_of(maps, asked=settled), ""
     except ModelError as problem:
-        if settled.method == UNTARGETED:
+        if asked.implied is not None or settled.method == UNTARGETED:
             raise
         plain = replace(asked, method=UNTARGETED)
         return relevance_of(maps, asked=plain), f"{problem} Drawn with --method {UNTARGETED} instead."

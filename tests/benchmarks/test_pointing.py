@@ -28,9 +28,6 @@ from mmattn.schema.media import Photo
 from mmattn.schema.results import Relevance
 
 ROOT = Path(__file__).parents[2]
-needs_weights = pytest.mark.skipif(
-    not catalog.fetch(catalog.find(OURS)).is_dir(), reason="the weights of mmattn:vit are not in this tree"
-)
 
 
 def grid_map(values: Sequence[Sequence[float]], *, size_px: int) -> Relevance:
@@ -180,7 +177,6 @@ def test_a_model_without_targets_is_read_without() -> None:
     assert torch.equal(found["last layer, best head"][0].values, mmattn.look(maps, head=2).values)
 
 
-@needs_weights
 def test_a_batch_is_read_as_the_doors_read_one_picture() -> None:
     subject = opened(OURS)
     assert subject.names_things
@@ -198,7 +194,6 @@ def test_a_batch_is_read_as_the_doors_read_one_picture() -> None:
     assert len({str(results[0].values.tolist()) for results in together.values()}) == len(chosen)
 
 
-@needs_weights
 def test_a_named_thing_is_what_is_read_toward() -> None:
     subject = opened(OURS)
     trials = targets(Composer("held-out"), seed=7, count=3)
@@ -217,7 +212,6 @@ def test_all_shipped_photographs_have_boxes_inside_of_them() -> None:
         assert all(0 <= x0 < x1 <= width and 0 <= y0 < y1 <= height for x0, y0, x1, y1 in trial.boxes)
 
 
-@needs_weights
 def test_the_photographs_are_told_with_what_the_model_took_them_for() -> None:
     subject = opened(OURS)
     found = photographed(subject, readings(subject, head=0))
@@ -263,7 +257,6 @@ def part_of(value: float, *, clutter: bool, precision: float = 1.0, things: int 
     return Part(clutter=clutter, rows=rows, chance_single=0.1, chance_target=0.1, knows=(knows,))
 
 
-@needs_weights
 def test_the_benchmark_runs_and_its_tables_are_what_it_measured(tmp_path: Path) -> None:
     path = tmp_path / "found.json"
     said = run("--tiny", "--rounds", "1", "--no-memory", "--json", str(path)).stdout

@@ -9,8 +9,9 @@ from small_clips import FAMILIES, clip, foreign_text, openai, text, timm_tower, 
 from small_towers import word_pieces
 
 import mmattn
+from mmattn.adapters.clip.features import logits_per_image
 from mmattn.adapters.clip.open_clip import OpenClipOptions, adapter
-from mmattn.adapters.clip.open_clip_features import image_features, logits_per_image, text_features
+from mmattn.adapters.clip.open_clip_features import image_features, text_features
 from mmattn.errors import InputError, ModelError, NoAttentionError, NotFoundError
 from mmattn.interception.protocol import MediaGiven
 from mmattn.schema.axes import PatchGrid, Positions, Slots

@@ -11,8 +11,9 @@ from small_towers import CONTEXT, CROSSED, PAIRS, WORDS, byte_pairs, encoded, pr
 from written_out import formula
 
 import mmattn
+from mmattn.adapters.clip.features import logits_per_image
 from mmattn.adapters.clip.transformers import TransformersOptions, adapter
-from mmattn.adapters.clip.transformers_features import image_features, logits_per_image, text_features
+from mmattn.adapters.clip.transformers_features import image_features, text_features
 from mmattn.errors import GoneError, InputError, ModelError
 from mmattn.interception.protocol import MediaGiven
 from mmattn.readers import read_photo
