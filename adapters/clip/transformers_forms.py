@@ -15,11 +15,12 @@ it is, and `mmattn.capture` records it without places.
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from torch import nn
 
-Side = Literal["text", "vision", "joined"]
+#: Who asks or is asked: `text`, `vision`, `joined`, or another group of tokens by its name.
+Side = str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +34,7 @@ class Joins:
     stream
         Of the layers.
     query, key
-        `text`, `vision`, or `joined`: both in one sequence, words first.
+        `text`, `vision`, `joined` (both in one sequence), or another group of tokens, such as `qformer`.
     causal
         Whether a token is kept from those behind it; None: not known beforehand.
     """
@@ -78,8 +79,8 @@ def _bridge(prefix: str) -> Form:
         layers = re.escape(f"{prefix}cross_modal_{name}_layers.") + r"\d+\."
         other = "vision" if side == "text" else "text"
         stream = f"cross.{side}"
-        joins.append(Joins(path=layers + "attention", stream=stream, query=side, key=side, causal=False))  # type: ignore[arg-type]
-        joins.append(Joins(path=layers + "crossattention", stream=stream, query=side, key=other, causal=False))  # type: ignore[arg-type]
+        joins.append(Joins(path=layers + "attention", stream=stream, query=side, key=side, causal=False))
+        joins.append(Joins(path=layers + "crossattention", stream=stream, query=side, key=other, causal=False))
     return Form(joins=tuple(joins), vision=f"{prefix}vision_model")
 
 

@@ -165,7 +165,7 @@ def _axis(text: str, tokenizer: Any, encoded: Any, sample: int) -> Tokens:
     special = encoded["special_tokens_mask"][sample].tolist()
     real = encoded["attention_mask"][sample].tolist()
     roles = [
-        "pad" if not seen else _role(token, tokenizer) if added else "content"
+        "pad" if not seen else role_of(token, tokenizer) if added else "content"
         for token, added, seen in zip(ids, special, real, strict=True)
     ]
     spans = _spans(text, tokenizer, encoded, sample, own=[role == "content" for role in roles])
@@ -178,11 +178,11 @@ def _spans(text: str, tokenizer: Any, encoded: Any, sample: int, *, own: Sequenc
         found = from_offsets(text, [tuple(pair) for pair in encoded["offset_mapping"][sample].tolist()])
         return [span if owned else None for span, owned in zip(found, own, strict=True)]
     pieces = tokenizer.tokenize(text)[: sum(own)]  # printed as they stand in the text, also those without an id
-    walked = iter(from_pieces(text, pieces, style="sentencepiece", fold=_canonical(tokenizer)))
+    walked = iter(from_pieces(text, pieces, style="sentencepiece", fold=canonical(tokenizer)))
     return [next(walked) if owned else None for owned in own]
 
 
-def _canonical(tokenizer: Any) -> Fold:
+def canonical(tokenizer: Any) -> Fold:
     """Return what a tokenizer does to a character first: SigLIP's leaves punctuation out and writes small letters."""
     if not hasattr(tokenizer, "canonicalize_text"):
         return lambda character: unicodedata.normalize("NFKC", character)
@@ -195,7 +195,8 @@ def _canonical(tokenizer: Any) -> Fold:
     return fold
 
 
-def _role(token: int, tokenizer: Any) -> str:
+def role_of(token: int, tokenizer: Any) -> str:
+    """Return the role of a token that the tokenizer added: `cls`, `eos`, ...; `special` for one without a name."""
     named = (role for attribute, role in _ROLES.items() if getattr(tokenizer, attribute, None) == token)
     return next((role for role in named if role != "pad"), "special")
 
