@@ -1,5 +1,6 @@
 """`mmattn.match`: which models, which words, and what is drawn of it."""
 
+import re
 import warnings
 
 import numpy as np
@@ -136,12 +137,40 @@ def test_texts_that_are_none_are_refused(model):
         mmattn.match(model, [], texts="a cat")
 
 
+def test_a_text_that_spells_a_sign_of_its_tokenizer_is_refused_by_name(model):
+    """It would end the text there: the feature is read from the first end."""
+    for name, sign, kwargs in (
+        (model, "<end_of_text>", {}),
+        (model, "<START_of_text>", {}),
+        (towers("CLIP"), "<|endoftext|>", {"processor": processor("CLIP")}),
+    ):
+        with pytest.raises(InputError, match=re.escape(f"The text holds {sign}, which its tokenizer takes for the")):
+            mmattn.match(name, PHOTO, texts=["a cat", f"a cat {sign} on a mat"], **kwargs)
+    assert len(mmattn.match(model, PHOTO, texts="a < end_of_text > cat").words()) > 2
+
+
+def test_a_text_of_half_letters_is_refused(model):
+    with pytest.raises(InputError, match=r"Text 1 holds half a letter .* 'a .ud800 cat'"):
+        mmattn.match(model, PHOTO, texts=["a cat", "a \ud800 cat"])
+
+
+def test_captions_know_the_library_and_how_the_text_was_read(found):
+    source = found.relevances[0].source
+    assert source.versions["open_clip"] == open_clip.__version__
+    assert source.preprocessing.endswith("; text as 77 tokens")
+
+
+def test_a_pairs_own_score_is_called_by_its_text(model):
+    maps = mmattn.attend(model, image=PHOTO, text=["a cat", "a dog on a mat"])
+    assert [one.target for one in mmattn.relevance(maps, method="chefer")] == ["‘a cat’", "‘a dog on a mat’"]
+    one = mmattn.attend(towers("BLIP, matching"), image=PHOTO, text="a cat", processor=processor("BLIP, matching"))
+    assert mmattn.relevance(one, method="chefer").target == "its own score"
+
+
 def test_models_without_two_towers_are_refused_by_name(model):
     with pytest.raises(ModelError, match="VisionTransformer has not two towers, of pictures and of texts"):
         mmattn.match(timm.create_model("vit_tiny_patch16_224", img_size=32).eval(), PHOTO, texts="a cat")
-    with pytest.raises(ModelError, match="BlipForImageTextRetrieval has not two towers.*cross-attention or one stream"):
-        mmattn.match(towers("BLIP, matching"), PHOTO, texts="a cat", processor=processor("BLIP, matching"))
-    with pytest.raises(ModelError, match=r"No adapter reads torch.*\(BLIP, ViLT, LLaVA, ...\) cannot be matched yet"):
+    with pytest.raises(ModelError, match=r"No adapter reads torch.*words that ask patches \(BLIP, CoCa, ...\)"):
         mmattn.match(torch.nn.Linear(2, 2), PHOTO, texts="a cat")
     traced = torch.jit.trace(model.visual, torch.rand(1, 3, 32, 32))
     with pytest.raises(NoAttentionError, match="traced TorchScript module"):

@@ -23,6 +23,7 @@ from mmattn.schema.media import Words
 from mmattn.schema.sets import Positions
 from mmattn.schema.tokens import Tokens, split_words
 
+from .literals import refuse_literals
 from .spellers import Pieces, Speller, speller_of
 
 #: Pieces of CLIP's own byte pairs, with which a vocabulary of this size comes.
@@ -60,14 +61,16 @@ def tokenized(words: Sequence[Words], *, model: nn.Module, tokenizer: Any) -> Te
     Raises
     ------
     InputError
-        The tokenizer is of another vocabulary, gives rows of another length, or does not say its pieces.
+        The tokenizer is of another vocabulary, gives rows of another length, or does not say its pieces; a text
+        spells one of its signs.
 
     """
     speller = speller_of(tokenizer if tokenizer is not None else own_tokenizer(model))
     ids = speller.ids([one.text for one in words], _length(model, tokenizer))
     _check_fits(ids, model)
     axes = tuple(_axis(one.text, ids[n].tolist(), speller, model) for n, one in enumerate(words))
-    return Texts(ids=ids.to(_device(model)), axes=axes, phrase=f"text cut into {ids.shape[1]} tokens")
+    refuse_literals(axes, ids)
+    return Texts(ids=ids.to(_device(model)), axes=axes, phrase=f"text as {ids.shape[1]} tokens")
 
 
 def given_ids(ids: Any, *, model: nn.Module) -> Texts:
@@ -107,7 +110,8 @@ def own_tokenizer(model: nn.Module) -> Any:
         raise InputError(
             f"This model has a vocabulary of {size} pieces and does not say of which tokenizer; CLIP's own has "
             f"{CLIP_VOCABULARY}. A text needs the tokenizer that the model was trained with. Pass "
-            "processor=open_clip.get_tokenizer(NAME), or (transform, tokenizer)."
+            "processor=open_clip.get_tokenizer(NAME), or (transform, tokenizer); a folder that is opened by name "
+            "holds it as tokenizer.json."
         )
     name = str(getattr(text.config, "_name_or_path", "") or "")
     try:

@@ -41,6 +41,7 @@ from ..vit.transformers_open import takes
 from ..vit.transformers_patches import patches_of
 from .features import logits_per_image
 from .given import checked_options
+from .literals import refuse_literals
 from .transformers_features import image_features, text_features
 from .transformers_forms import Form, form_of, opens_config
 from .transformers_input import Read, read
@@ -118,14 +119,16 @@ class TransformersClip:
         Raises
         ------
         InputError
-            Nothing to look at, another modality, an empty text, pictures and texts that make no pairs, a
-            text without the picture that it needs, a processor that cannot be inverted, tensors that do
-            not fit.
+            Nothing to look at, another modality, an empty text, one that spells a sign of its tokenizer,
+            pictures and texts that make no pairs, a text without the picture that it needs, a processor
+            that cannot be inverted, tensors that do not fit.
         """
         form = form_of(model)
         assert form is not None
         options = checked_options(media, options, kind=TransformersOptions, fields="size_px=, keep_aspect=, crop=")
         given = read(media, model=model, processor=processor, options=options, full_length=form.full_length)
+        if form.apart and given.text is not None:
+            refuse_literals(given.text.axes, given.text.inputs["input_ids"])
         lacks = "picture" if given.pictures is None and not form.apart else "text"
         if lacks == "picture" or (given.text is None and not form.vision):
             there, argument = ("text", "image") if lacks == "picture" else ("picture", "text")
@@ -224,7 +227,7 @@ def _prepared(model: nn.Module, form: Form, *, given: Read, options: Transformer
         )
     tensors = [value for value in (*words.values(), *pixels.values()) if isinstance(value, Tensor)]
     how = [] if pictures is None else [phrase(pictures.geometries)]
-    how += [] if text is None else [f"text cut into {text.real.shape[1]} tokens"]
+    how += [] if text is None else [f"text as {text.real.shape[1]} tokens"]
     return Prepared(
         run=runner(model, values, call=call, explain=_explained(values, options=options)),
         inputs=tuple(tensors),
@@ -252,7 +255,7 @@ def _prepared_sequence(model: nn.Module, form: Form, *, given: Read, options: Tr
         inputs=(*words.values(), *pixels.values()),  # a recording of pixels saw its patches in an order of its own
         media=pictures.photos,
         facts=PairFacts(form=form, samples=len(values), picture=None, text=text, pixels=pixels, joined=joined),
-        preprocessing=f"{phrase(pictures.geometries)}; text cut into {text.real.shape[1]} tokens",
+        preprocessing=f"{phrase(pictures.geometries)}; text as {text.real.shape[1]} tokens",
         readout="cls",
     )
 

@@ -81,6 +81,12 @@ def texts_of(given: Any) -> tuple[Words, ...]:
         if not words.text.strip():
             which = f"Text {number}" if len(texts) > 1 else "The text"
             raise InputError(f"{which} is empty. It should hold at least one letter. Pass another text.")
+        if any("\ud800" <= letter <= "\udfff" for letter in words.text):
+            which = f"Text {number}" if len(texts) > 1 else "The text"
+            raise InputError(
+                f"{which} holds half a letter (a lone surrogate, from bytes that are no UTF-8): {words.text[:40]!a}. "
+                "It should hold whole letters. Pass text that was read as UTF-8."
+            )
     return texts
 
 

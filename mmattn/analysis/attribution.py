@@ -20,7 +20,8 @@ from mmattn.analysis.targets import Target, goal
 from mmattn.errors import GoneError, ModelError
 from mmattn.interception.calls import Call
 from mmattn.interception.gradients import differentiate
-from mmattn.interception.protocol import Adapter
+from mmattn.interception.protocol import Adapter, Classifies, TwoTowers
+from mmattn.schema.axes import Tokens
 from mmattn.schema.layers import AttentionLayer
 from mmattn.schema.maps import AttentionMaps
 from mmattn.schema.weights import Attributed, Blocks, Normalized
@@ -66,19 +67,30 @@ def attribute(
         output = maps.rerun()
     with torch.inference_mode(False), torch.enable_grad():
         aim = goal(adapter, output, target, labels=maps.labels, samples=maps.sample_count)
+        named = target is not None or isinstance(adapter, Classifies)
+        names = aim.names if named else _own_scores(maps, adapter, model)
         read = {layer.name for layer in maps.select(stream=stream)}
         calls = run.gradients(aim.score, needed=read.__contains__)
     _refuse_composed(maps, calls)
     placed = adapter.layers(calls, maps.prepared)
     return tuple(
         Attribution(maps=_joined(sample, placed, index), target=name)
-        for index, (sample, name) in enumerate(zip(maps.samples, aim.names, strict=True))
+        for index, (sample, name) in enumerate(zip(maps.samples, names, strict=True))
     )
 
 
 def positive(maps: AttentionMaps) -> AttentionMaps:
     """Return maps with what raised the score alone: the positive part of each head's product."""
     return replace(maps, layers=tuple(_positive(layer) for layer in maps.layers))
+
+
+def _own_scores(maps: AttentionMaps, adapter: Adapter, model: nn.Module) -> tuple[str, ...]:
+    """Return what the score is called where no target was named: of two towers, the text that the picture met."""
+    if not isinstance(adapter, TwoTowers) or not adapter.has_two_towers(model):
+        return ("its own score",) * maps.sample_count
+    axes = [[axis for layer in sample.layers for axis in layer.query] for sample in maps.samples]
+    texts = [next((axis.text for axis in each if isinstance(axis, Tokens)), "") for each in axes]
+    return tuple(f"‘{text if len(text) <= 40 else text[:37] + '...'}’" if text else "its own text" for text in texts)
 
 
 def _runnable(maps: AttentionMaps, model: nn.Module | None) -> nn.Module:

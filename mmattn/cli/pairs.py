@@ -2,6 +2,7 @@
 
 import csv
 import io
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import groupby
@@ -37,7 +38,7 @@ def read_pairs(path: Path) -> list[Asked]:
     InputError
         It is not there, has no rows, or a row has no picture or no text.
     FormatError
-        It is no such table.
+        It is no such table, or a line has more columns than the first.
 
     """
     rows = list(_rows(path))
@@ -45,20 +46,26 @@ def read_pairs(path: Path) -> list[Asked]:
         raise InputError(
             f"'{path.name}' has no pairs below its first line. Each line is a picture and a text. Add some."
         )
-    found = groupby(rows, key=lambda row: row[0])
-    return [Asked(image=path.parent / image, texts=tuple(text for _, text in group)) for image, group in found]
+    found = groupby(rows, key=lambda row: path.parent / os.path.expanduser(row[0]))
+    return [Asked(image=image, texts=tuple(text for _, text in group)) for image, group in found]
 
 
 def _rows(path: Path) -> Iterable[tuple[str, str]]:
     reader = csv.DictReader(io.StringIO(_text(path), newline=""), strict=True)
     try:
-        columns = tuple(reader.fieldnames or ())
-        if not set(COLUMNS) <= set(columns):
+        columns = tuple(name.strip() for name in reader.fieldnames or ())
+        if any(columns.count(name) != 1 for name in COLUMNS):
             raise FormatError(
-                f"'{path.name}' has the columns {', '.join(columns)[:200] or 'none'}. A table of pairs has the columns "
-                "image and text. Name them in its first line."
+                f"'{path.name}' has the columns {', '.join(columns)[:200] or 'none'}. A table of pairs has one column "
+                "image and one column text, with commas between columns. Name them in its first line."
             )
+        reader.fieldnames = columns
         for row in reader:
+            if None in row:
+                raise FormatError(
+                    f"Line {reader.line_num} of '{path.name}' has more columns than the {len(columns)} of the first "
+                    "line. A text with commas stands in double quotes. Put them around it."
+                )
             image, text = ((row[column] or "").strip() for column in COLUMNS)
             yield _checked(path, reader.line_num, image, text)
     except csv.Error as problem:
@@ -86,7 +93,10 @@ def _text(path: Path) -> str:
                 f"'{path.name}' has {size / 2**20:.0f} MiB, and a table of pairs has up to {_MOST_BYTES >> 20}. "
                 "Split it."
             )
-        return path.read_bytes().decode("utf-8-sig")
+        data = path.read_bytes()
+        if b"\0" in data:
+            raise FormatError(f"'{path.name}' is no text in UTF-8. A table of pairs is. Save it as UTF-8.")
+        return data.decode("utf-8-sig")
     except OSError as problem:
         raise InputError(
             f"'{path}' cannot be read: {problem.strerror or problem}. --pairs names a CSV file. Check the path."

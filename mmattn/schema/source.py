@@ -32,15 +32,19 @@ class Source:
     preprocessing: str = ""
 
 
+# Libraries that are imported by another name than they are installed by.
+_DISTRIBUTIONS = {"open_clip": "open_clip_torch"}
+
+
 def versions_of(*packages: str) -> dict[str, str]:
-    """Return the versions of those packages that are installed, as their own metadata says them.
+    """Return the versions of those packages that are installed, by the names that they are imported by.
 
     Examples
     --------
     >>> sorted(versions_of("torch", "no-such-package"))
     ['torch']
     """
-    found = {package: _version(package) for package in packages}
+    found = {package: _version(_DISTRIBUTIONS.get(package, package)) for package in packages}
     return {package: known for package, known in found.items() if known is not None}
 
 

@@ -110,6 +110,8 @@ def test_tables_keep_line_breaks_in_quotes_and_the_order_of_their_rows(tmp_path:
         ("a.png", ("y",)),
     ]
     assert found[0].image.parent == tmp_path
+    table.write_text(" image , text\n~/a.png,x\n", encoding="utf-8")
+    assert read_pairs(table)[0].image == Path.home() / "a.png"
 
 
 @pytest.mark.parametrize(
@@ -117,6 +119,11 @@ def test_tables_keep_line_breaks_in_quotes_and_the_order_of_their_rows(tmp_path:
     [
         (b"", "has the columns none"),
         (b"picture,text\na.png,x\n", "has the columns picture, text"),
+        (b"image;text\na.png;x\n", "has the columns image;text. A table of pairs .* with commas between columns"),
+        (b"image,image,text\na.png,b.png,x\n", "has the columns image, image, text. .* one column image"),
+        (b"image,text\na.png,a cat, red\n", "Line 2 of 'pairs.csv' has more columns than the 2 of the first line"),
+        ("image,text\na.png,x\n".encode("utf-16"), "no text in UTF-8"),
+        (b"image,text\na\x00.png,x\n", "no text in UTF-8"),
         (b"image,text\n", "no pairs"),
         (b"image,text\na.png\n", "Line 2 of 'pairs.csv' has no text"),
         (b"image,text\n,x\n", "Line 2 of 'pairs.csv' has no picture"),
