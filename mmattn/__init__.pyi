@@ -1,4 +1,5 @@
 from .api import attend as attend
+from .api import between as between
 from .api import capture as capture
 from .api import draw as draw
 from .api import head_grid as head_grid

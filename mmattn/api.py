@@ -8,12 +8,13 @@ import warnings
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from os import PathLike
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from mmattn import analysis, comparing, plugins, render
+from mmattn import analysis, asking, comparing, plugins, render
 from mmattn.analysis.queries import Query
+from mmattn.asking import each, need_maps
 from mmattn.attending import lift, read_media, run_and_join
 from mmattn.errors import InputError, ModelError
 from mmattn.interception import Call, Recording
@@ -22,13 +23,12 @@ from mmattn.interception import intervene as write
 from mmattn.interception.protocol import MediaGiven
 from mmattn.opening import open_model
 from mmattn.render.drawing import Drawing
-from mmattn.schema.axes import PatchGrid, Tokens
+from mmattn.schema.axes import Joined, PatchGrid, Tokens
 from mmattn.schema.layers import Kind
 from mmattn.schema.maps import AttentionMaps, keep, keep_weakly
 from mmattn.schema.matches import Match
 from mmattn.schema.results import Relevance
 
-Result = TypeVar("Result")
 Edit = Callable[[Tensor, Call], Tensor | None]
 
 
@@ -177,7 +177,7 @@ def look(
     >>> mmattn.look(maps, layer=-1, head=0, query=(48, 32)).values.shape
     torch.Size([1, 17])
     """
-    return _each(maps, lambda one: analysis.look(one, stream=stream, kind=kind, layer=layer, head=head, query=query))
+    return each(maps, lambda one: analysis.look(one, stream=stream, kind=kind, layer=layer, head=head, query=query))
 
 
 def rollout(
@@ -200,7 +200,7 @@ def rollout(
     >>> bool(torch.isclose(mmattn.rollout(maps).values.sum(), torch.tensor(1.0)))
     True
     """
-    return _each(
+    return each(
         maps,
         lambda one: analysis.rollout(
             one,
@@ -237,7 +237,7 @@ def relevance(
     >>> mmattn.relevance(maps, method="chefer", target=281).target
     'class 281'
     """
-    _need_maps(maps)
+    need_maps(maps)
     inner = plugins.unwrap(maps.model) if maps.rerun is not None and maps.model_ref is not None else None
     if inner is not None and inner.training:
         warnings.warn(
@@ -259,6 +259,7 @@ def relevance(
 
 
 match = comparing.match
+between = asking.between
 overlay = render.overlay
 links = render.links
 word_grid = render.word_grid
@@ -295,7 +296,7 @@ def head_grid(
     >>> mmattn.head_grid(maps, layers=[0, 11]).save("heads.png").name
     'heads.png'
     """
-    _need_maps(maps)
+    need_maps(maps)
     given = None if layers is None else list(layers) if isinstance(layers, list | tuple | range) else ["?"]
     if given is not None and not all(isinstance(one, int) for one in given):
         raise InputError(f"layers={layers!r} are no layers. Pass indices within the stream, such as layers=[-1].")
@@ -338,8 +339,8 @@ def draw(anything: Any) -> Any:
     if isinstance(anything, Drawing):
         return anything
     if isinstance(anything, Relevance):
-        between = isinstance(anything.query_axis, Tokens) and isinstance(anything.axis, PatchGrid)
-        return links(anything) if between else overlay(anything)
+        words = isinstance(anything.query_axis, Tokens) and isinstance(anything.axis, PatchGrid | Joined)
+        return links(anything) if words else overlay(anything)
     if isinstance(anything, AttentionMaps):
         found = rollout(anything)
         return [overlay(one) for one in found] if isinstance(found, list) else overlay(found)
@@ -371,19 +372,6 @@ def load(path: "str | PathLike[str]") -> AttentionMaps:
     from mmattn.schema.store import load as read
 
     return read(path)
-
-
-def _each(maps: AttentionMaps, job: Callable[[AttentionMaps], Result]) -> Result | list[Result]:
-    _need_maps(maps)
-    return job(maps) if maps.sample_count == 1 else [job(one) for one in maps.samples]
-
-
-def _need_maps(maps: AttentionMaps) -> None:
-    if not isinstance(maps, AttentionMaps):
-        raise InputError(
-            f"A {type(maps).__name__} was given where maps are needed. Maps hold attention by layer. "
-            "Pass what mmattn.attend, mmattn.load or recording.maps gave."
-        )
 
 
 def _taps(model: nn.Module) -> tuple[Any, ...]:

@@ -11,7 +11,8 @@ from typing import TypeAlias
 import numpy as np
 
 from mmattn.errors import InputError, NotFoundError
-from mmattn.schema.axes import Axis, PatchGrid, Place, Slots, Tokens
+from mmattn.schema.axes import Axis, Joined, PatchGrid, Place, Slots, Tokens
+from mmattn.schema.joined import WRITTEN
 
 # "cls" or another role, "mean", a token, (x, y), a box (x0, y0, x1, y1)
 Query: TypeAlias = str | int | Sequence[float] | None
@@ -41,7 +42,8 @@ def ask(axis: Axis, query: Query, *, readout: str = "") -> Question:
     axis
         The query axis.
     query
-        `"cls"` or another role of a special token; `"mean"` over all content; a token number; a
+        `"cls"` or another role of a special token; `"mean"` over all content; a part of a sequence that
+        several inputs share (`"text"`, `"image"`); a word of its text, as typed; a token number; a
         point (x, y) or box (x0, y0, x1, y1) in pixels of the original picture; None for the
         default: what the model reads its answer from (`readout`), else a class token, else the mean.
 
@@ -83,7 +85,9 @@ def ask(axis: Axis, query: Query, *, readout: str = "") -> Question:
 
 
 _POOL = "attention pool"
-_FORMS = 'Pass "cls", "mean", a token number, a point (x, y) or a box (x0, y0, x1, y1) in pixels of the picture.'
+_FORMS = (
+    'Pass "cls", "mean", a word, a token number, a point (x, y) or a box (x0, y0, x1, y1) in pixels of the picture.'
+)
 
 
 def _default(axis: Axis, readout: str) -> Question:
@@ -120,11 +124,40 @@ def _role(axis: Axis, role: str) -> Question:
         noun = "patches" if isinstance(axis, PatchGrid) else "tokens"
         return Question(tokens=content, label=f"mean over {len(content)} {noun}")
     if role not in roles:
+        named = _part(axis, role) or _word(axis, role)
+        if named is not None:
+            return named
         raise NotFoundError(f'There is no "{role}" token on this axis. Special tokens there are: {there}. {_FORMS}')
     tokens = tuple(roles[role])
     names = {"cls": "class token", "register": "register tokens", "distillation": "distillation token"}
     label = names.get(role, f"{role} token")
     return Question(tokens=tokens, label=label if len(tokens) == 1 else f"mean of {len(tokens)} {role} tokens")
+
+
+def _part(axis: Axis, name: str) -> Question | None:
+    """Return the content of a part of a sequence, asking alike."""
+    if not isinstance(axis, Joined) or name not in axis.names:
+        return None
+    part, where = axis.part(name)
+    tokens = tuple(where[part.content].tolist())
+    return Question(tokens=tokens, label=f"mean over {len(tokens)} tokens of {name}") if tokens else None
+
+
+def _word(axis: Axis, word: str) -> Question | None:
+    """Return the tokens of a word of a text; of a word that the model wrote, those that wrote it."""
+    texts = [(axis, np.arange(len(axis)), "")] if isinstance(axis, Tokens) else []
+    if isinstance(axis, Joined):
+        parts = zip(axis.parts, axis.tokens, axis.names, strict=True)
+        texts = [(part, where, name) for part, where, name in parts if isinstance(part, Tokens)]
+    for text, where, name in texts:
+        try:
+            tokens = where[text.tokens_of_word(word)]
+        except NotFoundError:
+            continue
+        wrote = name == WRITTEN
+        asking = tuple(int(token) - wrote for token in tokens)
+        return Question(tokens=asking, label=f"‘{word}’" + (", as it was written" if wrote else ""))
+    return None
 
 
 def marked(question: Question, asked: Axis, shown: Axis) -> tuple[tuple[int, ...], tuple[Place, ...]]:
@@ -147,6 +180,10 @@ def _place(axis: Axis, numbers: list[float]) -> Question:
             f"No patch asks in this layer: its queries are special tokens alone ({there}). A place needs a layer in "
             "which patches ask. Pass one of those, or another layer."
         )
+    if isinstance(axis, Joined) and len(numbers) in (2, 4):
+        part, where = axis.part(axis.only(PatchGrid))
+        inner = _place(part, numbers)
+        return Question(tokens=tuple(where[list(inner.tokens)].tolist()), label=inner.label)
     if not isinstance(axis, PatchGrid) or len(numbers) not in (2, 4) or not np.isfinite(numbers).all():
         raise InputError(f"The query {tuple(numbers)} is not a place on {axis!r}. {_FORMS}")
     if len(numbers) == 2:

@@ -126,6 +126,7 @@ def links(
     [(32.0, 32.0, 64.0, 64.0)]
     """
     rows = word_rows(relevance)
+    relevance = rows.relevance
     photo = staged(picture(relevance, on=on), saturation=saturation)
     per = _count(k, 1 if focus is None and query is None else _FOCUSED)
     if query is None:

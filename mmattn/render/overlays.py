@@ -10,6 +10,7 @@ from mmattn.render import image, text
 from mmattn.render.drawing import Drawing
 from mmattn.render.image import SATURATION
 from mmattn.render.marks import Scale
+from mmattn.render.parts import of_picture
 from mmattn.schema.media import Photo
 from mmattn.schema.results import Relevance
 from mmattn.schema.tokens import Tokens
@@ -35,7 +36,8 @@ def overlay(
 ) -> Drawing:
     """Return one row of a relevance drawn over its picture, or over the words of its text.
 
-    See `mmattn.render.image.overlay` and `mmattn.render.text.text_overlay`. On a text there is nothing to draw
+    See `mmattn.render.image.overlay` and `mmattn.render.text.text_overlay`. Of a sequence that words and patches
+    share the patches are drawn (`relevance.part("text")` chooses its words). On a text there is nothing to draw
     on, to smooth, to see through or to draw a contour round: these options are refused.
 
     Examples
@@ -51,6 +53,9 @@ def overlay(
       caption  look · query: cls · unknown model, weights not named · scale: percentile 99
       panel 0  ...: Fills (words), Labels (words), Labels (words)
     """
+    relevance = of_picture(relevance)
+    if isinstance(scale, list | tuple):
+        scale = [of_picture(one) for one in scale]
     if not isinstance(getattr(relevance, "axis", None), Tokens):
         return image.overlay(
             relevance,

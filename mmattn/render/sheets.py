@@ -29,6 +29,7 @@ from mmattn.render.image import (
     within_reach,
 )
 from mmattn.render.marks import Heat, Key, Mark, Raster, Scale, Unseen
+from mmattn.render.parts import of_picture
 from mmattn.schema.media import Photo
 from mmattn.schema.results import Relevance
 
@@ -116,7 +117,7 @@ def sheet(
 
 def _checked(relevances: Sequence[Relevance | None], rows: int, cols: int, tile_px: int) -> list[Relevance]:
     """Return those that are there, on one picture and as many as the sheet has tiles."""
-    shown = [one for one in relevances if one is not None]
+    shown = [of_picture(one) for one in relevances if one is not None]
     if not shown or len(relevances) != rows * cols or tile_px < 8:
         raise InputError(
             f"{len(relevances)} maps ({len(shown)} of them there) do not fill a sheet of {rows} rows x {cols} columns "

@@ -69,6 +69,7 @@ def word_grid(
     ['a', 'dog']
     """
     rows = word_rows(relevance)
+    relevance = rows.relevance
     if words is not None and (isinstance(words, str) or not isinstance(words, Sequence)):
         raise InputError(f"words={words!r} is no list of words. Pass words=[{words!r}], or leave it out for all.")
     given = [None] if words is None else list(words)

@@ -19,6 +19,7 @@ from jaxtyping import Float, Int
 from mmattn.errors import InputError, NotFoundError, PlaceError
 from mmattn.render import fonts
 from mmattn.render.paragraph import by_number
+from mmattn.render.parts import of_picture, of_words
 from mmattn.schema.axes import PatchGrid, Slots, Tokens
 from mmattn.schema.results import Relevance
 from mmattn.schema.tokens import Word
@@ -168,6 +169,7 @@ def word_rows(relevance: Relevance) -> WordRows:
             f"A {type(relevance).__name__} has no words and patches to link{batch}. Links are drawn of one relevance. "
             "Pass one whose rows are words and whose columns are patches."
         )
+    relevance = of_words(of_picture(relevance))
     axis, grid = relevance.query_axis, relevance.axis
     if not isinstance(axis, Tokens) or not isinstance(grid, PatchGrid):
         raise PlaceError(

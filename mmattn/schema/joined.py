@@ -21,6 +21,9 @@ from mmattn.schema.timelines import Timeline
 from mmattn.schema.tokens import Tokens
 from mmattn.schema.tubelets import TubeletGrid
 
+# The name of the part that the model wrote itself, token by token: the map that wrote a token is the row before it.
+WRITTEN = "answer"
+
 Part = PatchGrid | TubeletGrid | SpectrogramGrid | Timeline | Tokens | Nodes | Slots | Positions
 
 
@@ -169,6 +172,24 @@ class Joined(AxisBase):
         """Return a part's own axis and where its tokens stand in the sequence."""
         number = self._number(name)
         return self.parts[number], self.tokens[number]
+
+    def only(self, kind: type[Part]) -> str:
+        """Return the name of the only part of a kind (`PatchGrid`, `Tokens`, ...).
+
+        Raises
+        ------
+        NotFoundError
+            There is none, or there are several; the parts are listed.
+        """
+        named = dict(zip(self.names, self.parts, strict=True))
+        found = [name for name, part in named.items() if isinstance(part, kind)]
+        if len(found) != 1:
+            listed = ", ".join(f"{name} ({type(part).__name__})" for name, part in named.items())
+            raise NotFoundError(
+                f"{len(found) or 'None'} of the parts of this sequence are {kind.__name__}, where one is meant. "
+                f"The parts are: {listed}. Name one of them, as with relevance.part(columns, rows=...)."
+            )
+        return found[0]
 
     def _number(self, part: str | int) -> int:
         if isinstance(part, str) and part in self.names:
