@@ -1,21 +1,77 @@
-"""match(): a picture held against texts by a model of two towers. The model is found and the picture read here."""
+"""match(): a picture held against texts. The model is found, the picture read, and the method chosen here.
+
+How words and patches meet in a model decides what can be read:
+
+    way       the model                                            methods, the first is the default
+    towers    two towers whose features are compared at the end    `interaction`, `chefer`, `gradeclip`, ...
+    cross     words ask patches, or slots that asked them          `cross`
+
+A model may be of several ways: CoCa is two towers with a decoder beside them, whose words ask.
+"""
 
 import warnings
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, get_args
 
 from torch import nn
 
 from mmattn import plugins
-from mmattn.analysis.matching import Pair
-from mmattn.analysis.matching import match as matched
-from mmattn.errors import InputError, ModelError
-from mmattn.interception.protocol import Adapter
+from mmattn.analysis.matching import Pair, crossing
+from mmattn.analysis.matching import match as of_towers
+from mmattn.analysis.matching.match import Method as OfTowers
+from mmattn.analysis.matching.meeting import Kind, Meeting, kinds_of, meet
+from mmattn.errors import InputError, ModelError, NotFoundError, nearest
+from mmattn.interception.protocol import Adapter, ScoresPairs, TwoTowers
 from mmattn.interception.refuse import refuse_unreadable
 from mmattn.opening import open_model
 from mmattn.readers import read_photo
+from mmattn.schema.matches import Match
 from mmattn.schema.media import Words
 from mmattn.schema.source import Source, versions_of
+
+
+@dataclass(frozen=True, kw_only=True)
+class Way:
+    """One way in which words and patches meet, and what reads it.
+
+    Parameters
+    ----------
+    what
+        Such a model, in a phrase for errors.
+    methods
+        By name; the first is the default.
+    options
+        Which methods take an option; options that are not here go with none.
+    read
+        Returns the match of a pair, of its meeting (none of two towers, which meet in features alone), by a method,
+        with the options that were given.
+    """
+
+    what: str
+    methods: tuple[str, ...]
+    options: Mapping[str, tuple[str, ...]]
+    read: Callable[..., Match]
+
+
+def _towers(pair: Pair, meeting: Meeting | None, *, method: str, **options: Any) -> Match:
+    return of_towers(pair, method=method, **options)
+
+
+WAYS: Mapping[Kind, Way] = {
+    "towers": Way(
+        what="two towers",
+        methods=get_args(OfTowers),
+        options={"steps": ("interaction",), "blocks": ("interaction",)},
+        read=_towers,
+    ),
+    "cross": Way(
+        what="a model whose words ask patches",
+        methods=get_args(crossing.Method),
+        options={"stream": get_args(crossing.Method), "layer": ("cross",), "head": ("cross",)},
+        read=crossing.match,
+    ),
+}
 
 
 def match(
@@ -24,29 +80,40 @@ def match(
     *,
     texts: str | Words | Sequence[str | Words],
     method: str | None = None,
+    stream: str | None = None,
+    layer: int | str | None = None,
+    head: int | None = None,
     steps: int | None = None,
     blocks: int | None = None,
     processor: Any = None,
     options: Any = None,
 ) -> Any:
-    """Return what a model of two towers makes of a picture and some texts; for a list of pictures a list.
+    """Return what a model makes of a picture and some texts; for a list of pictures a list.
 
-    Two towers share no attention: what links a word to a patch is a construction, and there are several. The
-    picture is looked at once for all texts.
+    Two towers share no attention: what links a word to a patch is a construction, and there are several. In a model
+    whose words ask patches it is attention. The picture is looked at once for all texts (as often as there are texts
+    by a BridgeTower, whose picture tower runs in parts).
 
     Parameters
     ----------
     model
-        A CLIP, SigLIP or one of their kin, as a module or a name.
+        A CLIP, SigLIP or one of their kin, BLIP, CoCa, ..., as a module or a name.
     image
         A path, a PIL image, an array or tensor; or a list of them.
     texts
         What to hold it against: a text, or several.
     method
-        `"interaction"` (the default): how much a word and a patch add to the cosine together, for and against, from
-        the derivatives of both towers (Moeller et al. 2025). Or one map for each prompt, where a word's map is that
-        word as a prompt of its own: `"chefer"` (attention x gradient, last layer), `"gradeclip"` (Zhao et al. 2024),
-        `"similarity"` (raw cosine of patches, which prefers the background).
+        Of two towers `"interaction"` (the default): how much a word and a patch add to the cosine together, for and
+        against, from the derivatives of both towers (Moeller et al. 2025). Or one map for each prompt, where a word's
+        map is that word as a prompt of its own: `"chefer"` (attention x gradient, last layer), `"gradeclip"` (Zhao et
+        al. 2024), `"similarity"` (raw cosine of patches, which prefers the background).
+        Where words ask patches `"cross"` (the default): one layer's attention as it is. Where the model writes the
+        text, a word's map is the one that wrote it; where words ask slots it is led on to patches, and says so.
+    stream
+        Whose words ask, where there is a choice: `"decoder"` for CoCa's, which is read as two towers without it.
+    layer, head
+        For `"cross"`: a layer, by number among those in which words ask patches (-1: the last, the default) or by
+        module path; a head, by default their mean.
     steps
         For `"interaction"`: points on the way from a black picture and a blank text, 4 by default; from some 20 on the
         matrix sums to what the pair scores more than these, closely. 1 is the input alone: fast, and points worse.
@@ -61,11 +128,11 @@ def match(
     Raises
     ------
     ModelError
-        A model that has not two towers, or that the method cannot read.
+        A model in which words and patches do not meet, or that the method cannot read.
     InputError
-        No text, an empty text, an input that cannot be used.
+        No text, an empty text, an input that cannot be used, an option that does not go with the method.
     NotFoundError
-        An unknown method.
+        A method that does not fit the model (those that do are listed), a layer or head that is not there.
 
     Examples
     --------
@@ -90,8 +157,9 @@ def match(
     several = isinstance(image, list | tuple)
     if several and not image:
         raise InputError("The list of images is empty. There is at least one to compare. Pass one image or several.")
+    given = {"stream": stream, "layer": layer, "head": head, "steps": steps, "blocks": blocks}
     found = [
-        matched(
+        _matched(
             Pair(
                 adapter=adapter,
                 model=inner,
@@ -102,12 +170,53 @@ def match(
                 source=source,
             ),
             method=method,
-            steps=steps,
-            blocks=blocks,
+            options={option: value for option, value in given.items() if value is not None},
         )
         for one in (image if several else [image])
     ]
     return found if several else found[0]
+
+
+def _matched(pair: Pair, *, method: str | None, options: Mapping[str, Any]) -> Match:
+    """Find how words and patches meet in the model, and let the method that was asked for read it."""
+    apart = isinstance(pair.adapter, TwoTowers) and pair.adapter.has_two_towers(pair.model)
+    if not apart and not isinstance(pair.adapter, ScoresPairs):
+        raise _unfit(pair, method, {})
+    meeting: Meeting | None = None
+    ways: dict[Kind, Way] = {"towers": WAYS["towers"]} if apart else {}
+    if not apart or "stream" in options or method not in (None, *WAYS["towers"].methods):
+        meeting = meet(pair)
+        met = {kind: WAYS[kind] for kind in kinds_of(meeting.maps.samples[0].layers) if kind in WAYS}
+        ways = {**met, **ways} if "stream" in options else {**ways, **met}
+    way = next((one for one in ways.values() if method in (None, *one.methods)), None)
+    if way is None:
+        raise _unfit(pair, method, ways)
+    chosen = way.methods[0] if method is None else method
+    for option, value in options.items():
+        takers = way.options.get(option, ())
+        if chosen not in takers:
+            others = [one for other in WAYS.values() for one in other.options.get(option, ())]
+            raise InputError(
+                f'{option}={value!r} and method="{chosen}" do not go together: {option}= is for '
+                f"{', '.join(dict.fromkeys(others))}. Leave one of the two out."
+            )
+    return way.read(pair, meeting, method=chosen, **options)
+
+
+def _unfit(pair: Pair, method: str | None, ways: Mapping[Kind, Way]) -> ModelError | NotFoundError:
+    name = type(pair.model).__name__
+    if not ways:
+        return ModelError(
+            f"{name} has not two towers, of pictures and of texts, that compare features at the end, and no words "
+            "in it ask patches. mmattn.match links words and patches through one or the other. Pass a CLIP, SigLIP, "
+            "BLIP or CoCa, or read this one with mmattn.attend."
+        )
+    there = [one for way in ways.values() for one in way.methods]
+    return NotFoundError(
+        f'There is no method "{method}" to link words and patches of {name}, '
+        f"{' and '.join(way.what for way in ways.values())}. Methods that fit it are: {nearest(str(method), there)}. "
+        "Pass one of those."
+    )
 
 
 def _texts(given: Any) -> tuple[Words, ...]:
@@ -135,9 +244,8 @@ def _found(model: nn.Module | str, processor: Any) -> tuple[str, Adapter, nn.Mod
         name, adapter = plugins.claiming(model)
     except ModelError as problem:
         raise ModelError(
-            f"{problem} mmattn.match reads models of two towers (CLIP, SigLIP and their kin of open_clip and "
-            "transformers); models with one stream or cross-attention between words and patches (BLIP, ViLT, "
-            "LLaVA, ...) cannot be matched yet."
+            f"{problem} mmattn.match reads models of pictures and texts of open_clip and transformers: two towers "
+            "(CLIP, SigLIP and their kin), and words that ask patches (BLIP, CoCa, ...)."
         ) from problem
     if model.training:
         warnings.warn(

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from mmattn.errors import InputError, ModelError, NoAttentionError
 from mmattn.interception.calls import Call, Emit
-from mmattn.interception.protocol import MediaGiven, ModelFamily, Opened, Prepared
+from mmattn.interception.protocol import MediaGiven, ModelFamily, Opened, PairScores, Prepared
 from mmattn.schema.axes import Axis
 from mmattn.schema.layers import AttentionLayer
 from mmattn.schema.media import Words
@@ -34,7 +34,7 @@ from .open_clip_features import image_features, text_features
 from .open_clip_input import OpenClipOptions, brought, explained, parts_of
 from .open_clip_layers import PairFacts, layers_of, left_out_of, pair_facts
 from .open_clip_open import families, open_model
-from .open_clip_run import encode, readout_of, score_of
+from .open_clip_run import encode, pair_scores, readout_of, score_of
 from .open_clip_words import Texts, given_ids, tokenized
 from .open_clip_words import readout_of as readout_of_text
 from .transformers_text import texts_of
@@ -136,6 +136,14 @@ class OpenClip:
     def score(self, output: Any, target: Any) -> Float[Tensor, ""]:
         """Return the logit of a picture with a text; see `open_clip_run.score_of`."""
         return score_of(output, target)
+
+    def picture_tower(self, model: nn.Module) -> str:
+        """Return the path of the image tower; see `protocol.SharesPicture`."""
+        return "visual"
+
+    def pair_scores(self, output: Any, prepared: Prepared) -> PairScores:
+        """Return how likely CoCa's decoder is to write each text; see `open_clip_run.pair_scores`."""
+        return pair_scores(output, ids=prepared.facts.ids, axes=prepared.facts.texts)
 
     def has_two_towers(self, model: nn.Module) -> bool:
         """Every model of open_clip has; CoCa's decoder stands beside them. See `protocol.TwoTowers`."""

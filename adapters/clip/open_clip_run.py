@@ -4,9 +4,11 @@ CLIP's classes give tuples or dicts and CoCa another dict; here all become one f
 the caller has them on.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from jaxtyping import Float, Int
 from open_clip.coca_model import CoCa
 from open_clip.modified_resnet import ModifiedResNet
@@ -14,8 +16,11 @@ from open_clip.timm_model import TimmModel
 from torch import Tensor, nn
 
 from mmattn.errors import InputError, ModelError
+from mmattn.interception.protocol import PairScores
+from mmattn.schema.axes import Axis
 
 from ..vit.timm_run import readout_of as readout_of_timm
+from .written import written
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -132,6 +137,29 @@ def score_of(output: Any, target: Any) -> Float[Tensor, ""]:
             'the number of a text, or (picture, text), from 0. Pass that, or "similarity" for the pairs as given.'
         )
     return logits[pair] if isinstance(target, tuple) else logits[:, target].sum()
+
+
+def pair_scores(output: Any, *, ids: Int[Tensor, "pair token"] | None, axes: Sequence[Axis]) -> PairScores:
+    """Return how likely CoCa's decoder is to write each text.
+
+    Parameters
+    ----------
+    ids, axes
+        The texts as the model got them.
+
+    Raises
+    ------
+    ModelError
+        There is no decoder: two towers have features to compare, and write nothing.
+
+    """
+    if not isinstance(output, Encoded) or output.caption is None or ids is None:
+        raise ModelError(
+            "The model writes no texts: it has no decoder. CoCa has one; two towers compare features. "
+            "Leave stream= out, to match by those."
+        )
+    real = torch.tensor([[role != "pad" for role in axis.roles[: ids.shape[1]]] for axis in axes])
+    return written(output.caption, ids=ids, real=real)
 
 
 def readout_of(model: nn.Module) -> str:

@@ -196,3 +196,44 @@ class TwoTowers(Protocol):
     def compare(self, model: nn.Module, *, image: Tensor, text: Tensor) -> Tensor:
         """Return the model's own logits `[picture, text]` of features."""
         ...
+
+
+@runtime_checkable
+class SharesPicture(Protocol):
+    """What an adapter may have beside `Adapter`, so that one look at a picture serves all texts held against it."""
+
+    def picture_tower(self, model: nn.Module) -> str:
+        """Return the path of the module that turns pixels into tokens, samples first; empty where there is none."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class PairScores:
+    """What a model in which words and patches meet says of each picture with its text.
+
+    Parameters
+    ----------
+    values
+        `[pair]`: what it gives.
+    unit
+        What that is, such as `probability of a match` or `log-likelihood of the text`.
+    targets
+        `[pair]`: the logit that a gradient starts from; None where each word has one of its own.
+    words
+        `[pair, token]`: the logit of each token of the text in a model that writes texts. It is given by the row
+        before: row i was asked for the token at i + 1. None for models that judge a whole text.
+    """
+
+    values: Tensor
+    unit: str
+    targets: Tensor | None = None
+    words: Tensor | None = None
+
+
+@runtime_checkable
+class ScoresPairs(Protocol):
+    """What an adapter may have beside `Adapter` where a model judges a picture with a text, or writes the text."""
+
+    def pair_scores(self, output: Any, prepared: Prepared) -> PairScores:
+        """Return what an output says of each pair, with gradients where they are on; raises ModelError without."""
+        ...

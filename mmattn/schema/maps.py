@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from mmattn.errors import GoneError, InputError, NotFoundError, nearest
+from mmattn.schema.composing import composed, way_to_patches
 from mmattn.schema.layers import AttentionLayer, Kind
 from mmattn.schema.media import Media
 from mmattn.schema.rows import check_range
@@ -190,6 +191,17 @@ class AttentionMaps:
             reason = phrase.partition(": ")[2] or phrase
             counts[reason] = counts.get(reason, 0) + 1
         return ", ".join(f"{count} layer{'s' * (count > 1)} ({reason})" for reason, count in counts.items())
+
+    def composed(self) -> "AttentionMaps":
+        """Return the maps with attention to slots led on to the patches that the slots asked (CoCa's decoder).
+
+        A layer that was led on says so in its note, and holds its weights dense; others stay as they are.
+        """
+        led = [
+            composed(layer, self.layers) if layer.kind == "cross" and way_to_patches(layer, self.layers) else layer
+            for layer in self.layers
+        ]
+        return replace(self, layers=tuple(led))
 
     def named(
         self,

@@ -18,16 +18,18 @@ Asked: TypeAlias = str | int | tuple[int, int]
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Match:
-    """What a model of two towers makes of a picture and some texts.
+    """What a model makes of a picture and some texts.
 
     Parameters
     ----------
     texts
         As the user wrote them.
     scores
-        The model's own logit of the picture with each text.
+        What the model itself gives for the picture with each text.
+    unit
+        What scores are: a `logit`, the `probability of a match`, the `log-likelihood of the text`.
     cosines
-        The cosine of their features.
+        The cosine of the features of two towers; None for models that have none to compare.
     relevances
         One a text: rows are the pieces of the text, columns the tokens of the picture.
     overall
@@ -54,13 +56,15 @@ class Match:
 
     texts: tuple[str, ...]
     scores: Float[Tensor, " text"]
-    cosines: Float[Tensor, " text"]
     relevances: tuple[Relevance, ...]
     overall: tuple[Relevance, ...]
     method: str
+    cosines: Float[Tensor, " text"] | None = None
+    unit: str = "logit"
 
     def __post_init__(self) -> None:
-        counts = {len(self.texts), len(self.scores), len(self.cosines), len(self.relevances), len(self.overall)}
+        counts = {len(self.texts), len(self.scores), len(self.relevances), len(self.overall)}
+        counts |= set() if self.cosines is None else {len(self.cosines)}
         if len(counts) > 1 or not self.texts:
             raise InputError(
                 f"{len(self.texts)} texts, {len(self.scores)} scores, {len(self.relevances)} relevances and "
@@ -161,8 +165,8 @@ class Match:
     def __repr__(self) -> str:
         lines = [f"Match: {len(self.texts)} text(s), words and patches linked by {self.method}"]
         for number, text in enumerate(self.texts[:8]):
-            score, cosine = float(self.scores[number]), float(self.cosines[number])
-            lines.append(f"  {number}  score {score:.4g}, cosine {cosine:.4f}  {_short(text)}")
+            cosine = "" if self.cosines is None else f", cosine {float(self.cosines[number]):.4f}"
+            lines.append(f"  {number}  {self.unit} {float(self.scores[number]):.4g}{cosine}  {_short(text)}")
         if len(self.texts) > 8:
             lines.append(f"  ... {len(self.texts) - 8} more")
         lines.append("  next: match.word(...), match.contrast(0, 1), mmattn.links(match.relevances[0])")

@@ -1,0 +1,208 @@
+"""Models whose words ask patches, against their libraries' own modules and formulas written out."""
+
+import numpy as np
+import open_clip
+import pytest
+import torch
+from small_towers import encoded, processor, towers
+from written_out import SoftmaxLog
+
+import mmattn
+from mmattn.errors import InputError, ModelError, NotFoundError
+from mmattn.schema.axes import PatchGrid
+
+PHOTO = np.random.default_rng(0).integers(0, 256, (120, 90, 3), dtype=np.uint8)
+TEXTS = ["A cat on the mat", "red sports car"]
+CROSSED = ["BLIP, matching", "BLIP, captions", "BridgeTower, matching"]
+VISION = {
+    "image_size": 32, "layers": 2, "width": 64, "patch_size": 8, "output_tokens": True,
+    "attentional_pool": True, "attn_pooler_queries": 6, "attn_pooler_heads": 2,
+}  # fmt: skip
+TEXT = {"context_length": 20, "width": 64, "heads": 2, "layers": 1, "embed_cls": True, "output_tokens": True}
+DECODER = {"width": 64, "heads": 2, "layers": 2, "context_length": 20}
+
+
+def coca(**vision):
+    torch.manual_seed(0)
+    vision = {**VISION, **vision}
+    model = open_clip.CoCa(embed_dim=64, multimodal_cfg=DECODER, text_cfg=TEXT, vision_cfg=vision)
+    for path, parameter in model.named_parameters():
+        if ("resblocks" in path or "attn" in path) and parameter.dim() == 2:
+            torch.nn.init.normal_(parameter, std=0.2)  # sharp maps
+    return model.eval()
+
+
+@pytest.fixture(scope="module")
+def captioner():
+    return coca()
+
+
+def matched(name, texts=TEXTS, **asked):
+    return mmattn.match(towers(name), PHOTO, texts=texts, processor=processor(name), **asked)
+
+
+def eager(name):
+    """The library's own softmaxes and output for the pairs."""
+    with torch.no_grad(), SoftmaxLog() as log:
+        output = towers(name, eager=True)(**encoded(name, images=[PHOTO, PHOTO], texts=TEXTS))
+    return log.results, output
+
+
+def crossing(results):
+    """Softmaxes from texts to patches: 10 words or so over a class token and 16 patches."""
+    return [one for one in results if one.shape[-1] == 17 and one.shape[-2] != 17]
+
+
+@pytest.mark.parametrize("name", CROSSED)
+def test_a_row_is_the_cross_attention_that_the_library_ran(name):
+    layers = crossing(eager(name)[0])
+    assert len(layers) == 2
+    writes = "captions" in name
+    for number, weights in enumerate(layers):
+        for head in (None, 2):
+            found = matched(name, method="cross", layer=number, head=head)
+            for text, relevance in enumerate(found.relevances):
+                expected = weights[text].mean(dim=0) if head is None else weights[text, head]
+                for token in relevance.query_axis.content:
+                    row = token - 1 if writes else token  # the map that wrote word i + 1 is row i
+                    assert torch.allclose(relevance.values[token], expected[row], atol=1e-5)
+    last = matched(name, method="cross")
+    assert "1 (0 to 1)" in str(last.relevances[0].parameters["layer"])
+    assert last.relevances[0].unit == "share"
+
+
+@pytest.mark.parametrize("name", ["BLIP, matching", "BridgeTower, matching"])
+def test_a_matching_head_scores_by_the_probability_of_a_match(name):
+    output = eager(name)[1]
+    logits = output.itm_score if name.startswith("BLIP") else output.logits
+    found = matched(name)
+    assert torch.allclose(found.scores, logits.softmax(dim=1)[:, 1], atol=1e-5)
+    assert (found.unit, found.cosines) == ("probability of a match", None)
+    assert "probability of a match" in repr(found)
+
+
+def test_a_caption_is_scored_by_how_likely_the_model_is_to_write_it():
+    given = encoded("BLIP, captions", images=[PHOTO, PHOTO], texts=TEXTS)
+    logits, ids = eager("BLIP, captions")[1].logits, given["input_ids"]
+    found = matched("BLIP, captions")
+    for text in range(2):
+        length = int(given["attention_mask"][text].sum())
+        steps = logits[text, : length - 1].log_softmax(dim=-1)
+        expected = sum(float(steps[row, ids[text, row + 1]]) for row in range(length - 1))
+        assert float(found.scores[text]) == pytest.approx(expected, rel=1e-5)
+    assert found.unit == "log-likelihood of the text"
+
+
+@pytest.mark.parametrize("name", CROSSED)
+def test_a_text_is_read_alike_alone_and_among_others(name):
+    both, alone = matched(name), matched(name, texts=TEXTS[1])
+    words = alone.relevances[0].values
+    assert torch.allclose(both.relevances[1].values[: len(words)], words, atol=1e-5)
+    assert torch.allclose(both.overall[1].values, alone.overall[0].values, atol=1e-5)
+    assert torch.allclose(both.scores[1:], alone.scores, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["BLIP, matching", "BLIP, captions"])
+def test_the_pictures_tower_looks_once_for_all_texts(name):
+    looks = []
+    handle = towers(name).vision_model.encoder.register_forward_hook(lambda own, given, out: looks.append(len(out[0])))
+    try:
+        matched(name, texts=[*TEXTS, "a dog"])
+    finally:
+        handle.remove()
+    assert set(looks) == {1}
+
+
+def test_cocas_words_are_led_on_to_patches_through_its_pool(captioner):
+    """255 slots in real sizes, 5 here: the first query makes the picture's feature and is no key."""
+    ids = open_clip.tokenizer.SimpleTokenizer(context_length=20)(TEXTS)
+    seen = []
+    handles = [
+        one.register_forward_pre_hook(lambda own, given, named: seen.append((own, given, named)), with_kwargs=True)
+        for one in (captioner.visual.attn_pool.attn, captioner.text_decoder.cross_attn[1].attn)
+    ]
+    transform = open_clip.image_transform(32, is_train=False)
+    from PIL import Image
+
+    try:
+        with torch.no_grad():
+            output = captioner(transform(Image.fromarray(PHOTO))[None].expand(2, -1, -1, -1), ids)
+    finally:
+        for handle in handles:
+            handle.remove()
+
+    def maps(number):
+        own, given, named = seen[number]
+        parts = [*given, *(named[key] for key in ("query", "key", "value")[len(given) :])]
+        with torch.no_grad():
+            return own(*parts[:3], need_weights=True, average_attn_weights=False)[1]
+
+    pool, cross = maps(0), maps(1)
+    found = mmattn.match(captioner, PHOTO, texts=TEXTS, method="cross")
+    for text, relevance in enumerate(found.relevances):
+        expected = cross[text].mean(dim=0) @ pool[text].mean(dim=0)[1:]
+        for token in relevance.query_axis.content:
+            assert torch.allclose(relevance.values[token], expected[token - 1], atol=1e-5)
+        assert relevance.parameters["note"] == "composed with visual.attn_pool.attn"
+        assert len(relevance.axis.content) == 16  # the class column has no place, and is not drawn
+    steps = output["logits"].log_softmax(dim=-1)
+    likely = steps.gather(2, ids[:, 1:-1, None])[..., 0] * (ids[:, 1:-1] != 0) if steps.shape[1] == 18 else None
+    assert likely is None or torch.allclose(found.scores, likely.sum(dim=1), atol=1e-3)
+
+
+def test_maps_of_coca_are_composed_in_the_same_way(captioner):
+    maps = mmattn.attend(captioner, image=PHOTO, text=TEXTS)
+    led = maps.composed()
+    found = mmattn.match(captioner, PHOTO, texts=TEXTS, method="cross")
+    for sample, relevance in zip(led.samples, found.relevances, strict=True):
+        layer = sample["text_decoder.cross_attn.1.attn"]
+        assert isinstance(layer.key_axis, PatchGrid)
+        assert torch.allclose(layer.weights().mean(dim=0)[0], relevance.values[1], atol=1e-5)
+        looked = mmattn.look(sample, stream="decoder", kind="cross", query=1)
+        assert looked.parameters["note"] == "composed with visual.attn_pool.attn"
+    assert led["visual.attn_pool.attn"] is maps["visual.attn_pool.attn"]
+
+
+def test_a_coca_without_a_pool_asks_the_patches_themselves():
+    plain = coca(attentional_pool=False)
+    found = mmattn.match(plain, PHOTO, texts=TEXTS, method="cross")
+    layer = mmattn.attend(plain, image=PHOTO, text=TEXTS).samples[1].select(stream="decoder", kind="cross")[-1]
+    expected = layer.weights().mean(dim=0)
+    assert torch.allclose(found.relevances[1].values[2], expected[1], atol=1e-5)
+    assert "note" not in found.relevances[1].parameters
+
+
+def test_coca_is_two_towers_unless_its_decoder_is_asked_for(captioner):
+    plain = mmattn.match(captioner, PHOTO, texts=TEXTS)
+    assert (plain.method, plain.unit) == ("interaction", "logit")
+    asked = mmattn.match(captioner, PHOTO, texts=TEXTS, stream="decoder")
+    assert asked.unit == "log-likelihood of the text"
+
+
+def test_words_contrasts_and_lines_are_as_for_two_towers():
+    found = matched("BLIP, matching")
+    assert torch.equal(found.word("cat").values, found.word(1).values)
+    between = found.contrast(0, 1)
+    assert torch.equal(between.values, found.overall[0].values - found.overall[1].values)
+    drawing = mmattn.links(found.relevances[0], focus="cat", k=1)
+    assert "cross" in drawing.caption
+    assert len(mmattn.draw(found)) == 2
+    assert mmattn.word_grid(found.relevances[0]).image().size[0] > 90
+
+
+def test_what_does_not_fit_a_model_is_refused_with_what_does(captioner):
+    with pytest.raises(NotFoundError, match='no method "interaction" .* whose words ask patches. Methods that fit it'):
+        matched("BLIP, matching", method="interaction")
+    with pytest.raises(NotFoundError, match="CoCa, two towers and a model whose words ask patches. .* interaction"):
+        mmattn.match(captioner, PHOTO, texts=TEXTS, method="crss")
+    with pytest.raises(InputError, match=r'head=0 and method="interaction" do not go together: head= is for cross'):
+        mmattn.match(captioner, PHOTO, texts=TEXTS, head=0)
+    with pytest.raises(NotFoundError, match='No words of the stream "text" ask patches. The streams .* decoder'):
+        mmattn.match(captioner, PHOTO, texts=TEXTS, stream="text")
+    for layer in (2, "text_encoder", True):
+        with pytest.raises(NotFoundError, match="words ask patches"):
+            matched("BLIP, matching", layer=layer, method="cross")
+    with pytest.raises(NotFoundError, match="There is no head 4: .* has 4, 0 to 3"):
+        matched("BLIP, matching", head=4, method="cross")
+    with pytest.raises(ModelError, match="neither judges a picture with a text nor writes the text"):
+        matched("BridgeTower")
