@@ -27,13 +27,13 @@ from torch import Tensor, nn
 
 from mmattn.errors import InputError
 from mmattn.interception.calls import Call, Emit
-from mmattn.interception.protocol import MediaGiven, ModelFamily, Opened, PairScores, Prepared
+from mmattn.interception.protocol import MediaGiven, ModelFamily, Opened, Prepared
 from mmattn.schema.axes import Axis
 from mmattn.schema.layers import AttentionLayer
 
 from ..hub import said
 from ..pixels import Size
-from ..vit.layouts import PictureFacts, left_out, picture_layers
+from ..vit.layouts import PictureFacts
 from ..vit.pictures import phrase, runner
 from ..vit.transformers import readout_of
 from ..vit.transformers_input import TransformersOptions, native_size, vision_setting
@@ -43,12 +43,14 @@ from .features import logits_per_image
 from .given import checked_options
 from .literals import refuse_literals
 from .transformers_features import image_features, text_features
-from .transformers_forms import Form, form_of, opens_config
+from .transformers_forms import Form
 from .transformers_input import Read, read
-from .transformers_layers import Sides, joined_layer
+from .transformers_known import form_of, opens_config
+from .transformers_layers import Sides, not_placed, placed
 from .transformers_open import families, open_model
-from .transformers_score import pair_scores, score_of
+from .transformers_score import score_of
 from .transformers_sequence import embedded, sequence_axes
+from .transformers_sides import SidedFacts, SidedForm, prepare_sided
 from .transformers_text import TextFacts
 
 __all__ = ["PairFacts", "TransformersClip", "TransformersOptions", "adapter"]
@@ -78,6 +80,17 @@ class PairFacts:
     text: TextFacts | None
     pixels: Mapping[str, Any]
     joined: tuple[Axis, ...] = ()
+
+    @property
+    def sides(self) -> Sides:
+        """The axes of each side but the patches', which the vision tower's run on indices gives."""
+        text = () if self.text is None else self.text.axes
+        return {"text": text, "joined": self.joined}
+
+    @property
+    def notes(self) -> Mapping[str, str]:
+        """What a caption says of a layer: nothing."""
+        return {}
 
 
 class TransformersClip:
@@ -126,6 +139,8 @@ class TransformersClip:
         form = form_of(model)
         assert form is not None
         options = checked_options(media, options, kind=TransformersOptions, fields="size_px=, keep_aspect=, crop=")
+        if isinstance(form, SidedForm):
+            return prepare_sided(model, form, media=media, processor=processor, options=options)
         given = read(media, model=model, processor=processor, options=options, full_length=form.full_length)
         if form.apart and given.text is not None:
             refuse_literals(given.text.axes, given.text.inputs["input_ids"])
@@ -145,25 +160,20 @@ class TransformersClip:
 
     def layers(self, calls: Sequence[Call], prepared: Prepared) -> Sequence[AttentionLayer]:
         """Place each call on the axes of those who ask and are asked, in the order in which they ran."""
-        facts: PairFacts = prepared.facts
-        within, beside = _by_side(calls, facts.form)
-        found = [] if facts.picture is None else list(picture_layers(within, facts.picture))
-        vision: tuple[Axis, ...] = next((layer.query for layer in reversed(found) if layer.kind == "self"), ())
-        sides: Sides = {"vision": vision, "text": facts.text.axes if facts.text else (), "joined": facts.joined}
-        for call in beside:
-            joins = facts.form.joins_of(call.module)
-            if joins is not None and call.kind == "token":
-                found.append(joined_layer(call, joins, sides=sides, samples=facts.samples))
-        order = {call.module: number for number, call in reversed(list(enumerate(calls)))}
-        return sorted(found, key=lambda layer: order[layer.name])
+        facts: PairFacts | SidedFacts = prepared.facts
+        return placed(
+            calls,
+            form=facts.form,
+            picture=facts.picture,
+            sides=facts.sides,
+            samples=facts.samples,
+            notes=facts.notes,
+        )
 
     def left_out(self, calls: Sequence[Call], prepared: Prepared) -> tuple[str, ...]:
         """Return what is no token attention, with the reason; see `protocol.LeavesOut`."""
-        facts: PairFacts = prepared.facts
-        within, beside = _by_side(calls, facts.form)
-        unknown = dict.fromkeys(call.module for call in beside if facts.form.joins_of(call.module) is None)
-        reasons = () if facts.picture is None else left_out(within, facts.picture)
-        return (*reasons, *(f"{module}: which tokens it joins is not known" for module in unknown))
+        facts: PairFacts | SidedFacts = prepared.facts
+        return not_placed(calls, form=facts.form, picture=facts.picture)
 
     def image_options(self, *, size_px: int | None, keep_aspect: bool) -> TransformersOptions:
         """Return options for the sizes that a command line names; see `protocol.TakesSizes`."""
@@ -172,16 +182,6 @@ class TransformersClip:
     def score(self, output: Any, target: Any) -> Float[Tensor, ""]:
         """Return the logit that a target names; see `transformers_score.score_of`."""
         return score_of(output, target)
-
-    def picture_tower(self, model: nn.Module) -> str:
-        """Return the path of the vision tower; see `protocol.SharesPicture`."""
-        form = form_of(model)
-        return "" if form is None else form.vision
-
-    def pair_scores(self, output: Any, prepared: Prepared) -> PairScores:
-        """Return what the model says of each pair; see `transformers_score.pair_scores`."""
-        text = prepared.facts.text
-        return pair_scores(output, ids=None if text is None else text.inputs["input_ids"], real=text and text.real)
 
     def has_two_towers(self, model: nn.Module) -> bool:
         """Whether nothing in it attends from one side to the other; see `protocol.TwoTowers`."""
@@ -204,13 +204,6 @@ class TransformersClip:
 
 
 adapter = TransformersClip()
-
-
-def _by_side(calls: Sequence[Call], form: Form) -> tuple[list[Call], list[Call]]:
-    """Return the calls of the vision tower, and all others."""
-    inside = [bool(form.vision) and call.module.startswith(f"{form.vision}.") for call in calls]
-    within = [call for call, here in zip(calls, inside, strict=True) if here]
-    return within, [call for call, here in zip(calls, inside, strict=True) if not here]
 
 
 def _prepared(model: nn.Module, form: Form, *, given: Read, options: TransformersOptions) -> Prepared:

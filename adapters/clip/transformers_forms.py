@@ -15,9 +15,6 @@ it is, and `mmattn.capture` records it without places.
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
-
-from torch import nn
 
 #: Who asks or is asked: `text`, `vision`, `joined`, or another group of tokens by its name.
 Side = str
@@ -123,21 +120,3 @@ FORMS: Mapping[str, Form] = {
     "ViltModel": _sequence(""),
     "VisionTextDualEncoderModel": _TOWERS,
 }
-
-
-def form_of(model: nn.Module) -> Form | None:
-    """Return the form of a model's class, or of the class of transformers that it derives from."""
-    bases = (base for base in type(model).__mro__ if base.__module__.partition(".")[0] == "transformers")
-    return next((FORMS[base.__name__] for base in bases if base.__name__ in FORMS), None)
-
-
-def opens_config(config: Mapping[str, Any]) -> bool:
-    """Whether a config.json names one of these classes.
-
-    Examples
-    --------
-    >>> opens_config({"architectures": ["CLIPModel"]}), opens_config({"architectures": ["CLIPTextModel"]})
-    (True, False)
-    """
-    named = config.get("architectures")
-    return isinstance(named, list) and bool(named) and named[0] in FORMS

@@ -1,6 +1,11 @@
-"""Layers outside of the vision tower: words that ask words or patches, patches that ask words, both in one sequence."""
+"""The layers of a model: those of its vision tower, and between all other sides that its form names.
 
-from collections.abc import Mapping
+Outside of the vision tower words ask words or patches, patches ask words, slots ask both, or all
+stand in one sequence.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from jaxtyping import Bool
@@ -12,9 +17,62 @@ from mmattn.interception.calls import Call
 from mmattn.schema.axes import Axis
 from mmattn.schema.layers import AttentionLayer
 
-from .transformers_forms import Joins, Side
+from ..vit.layouts import PictureFacts, left_out, picture_layers
+from .transformers_forms import Form, Joins, Side
 
 Sides = Mapping[Side, tuple[Axis, ...]]
+
+
+def placed(
+    calls: Sequence[Call],
+    *,
+    form: Form,
+    picture: PictureFacts | None,
+    sides: Sides,
+    samples: int,
+    notes: Mapping[str, str] | None = None,
+) -> list[AttentionLayer]:
+    """Return each call on the axes of those who ask and are asked, in the order in which they ran.
+
+    Parameters
+    ----------
+    form
+        Which modules join which sides.
+    picture
+        Of the vision tower that runs on indices; None without one.
+    sides
+        The axes of each side; `vision`, where it is not there, is what the vision tower's last layer has.
+    samples
+        Number of pairs.
+    notes
+        What a caption says of a layer, by its module's path.
+    """
+    within, beside = _by_side(calls, form)
+    found = [] if picture is None else list(picture_layers(within, picture))
+    vision: tuple[Axis, ...] = next((layer.query for layer in reversed(found) if layer.kind == "self"), ())
+    known = {"vision": vision, **sides}
+    for call in beside:
+        joins = form.joins_of(call.module)
+        if joins is not None and call.kind == "token":
+            found.append(joined_layer(call, joins, sides=known, samples=samples))
+    order = {call.module: number for number, call in reversed(list(enumerate(calls)))}
+    told = [replace(layer, note=note) if (note := (notes or {}).get(layer.name)) else layer for layer in found]
+    return sorted(told, key=lambda layer: order[layer.name])
+
+
+def not_placed(calls: Sequence[Call], *, form: Form, picture: PictureFacts | None) -> tuple[str, ...]:
+    """Return what is no token attention, or joins what is not known, with the reason; see `protocol.LeavesOut`."""
+    within, beside = _by_side(calls, form)
+    unknown = dict.fromkeys(call.module for call in beside if form.joins_of(call.module) is None)
+    reasons = () if picture is None else left_out(within, picture)
+    return (*reasons, *(f"{module}: which tokens it joins is not known" for module in unknown))
+
+
+def _by_side(calls: Sequence[Call], form: Form) -> tuple[list[Call], list[Call]]:
+    """Return the calls of the vision tower, and all others."""
+    inside = [bool(form.vision) and call.module.startswith(f"{form.vision}.") for call in calls]
+    within = [call for call, here in zip(calls, inside, strict=True) if here]
+    return within, [call for call, here in zip(calls, inside, strict=True) if not here]
 
 
 def joined_layer(call: Call, joins: Joins, *, sides: Sides, samples: int) -> AttentionLayer:

@@ -11,7 +11,7 @@ from mmattn.errors import DownloadError, InputError, ModelError
 from mmattn.interception.protocol import ModelFamily, Opened
 
 from ..hub import address, local_or_hub, no_bar, said
-from .transformers_forms import FORMS, opens_config
+from .transformers_known import KNOWN, opens_config
 
 
 def open_model(name: str, *, weights: Path | None) -> Opened:
@@ -39,6 +39,7 @@ def families() -> Iterable[ModelFamily]:
         "towers with an attention pool: SigLIP, SigLIP 2 (patches at the picture's own aspect), AIMv2",
         "BLIP: two towers, image-text matching and captions, in which words attend to patches",
         "BridgeTower: words attend to patches and patches to words",
+        "BLIP-2, InstructBLIP: slots ask patches, and words ask slots (composed for a map of the picture)",
         "ViLT: words and patches in one sequence (no drawing yet)",
     )
     return [
@@ -61,7 +62,7 @@ def _load(where: str, local: bool) -> tuple[nn.Module, Any]:
     if loader is None or not opens_config({"architectures": config.architectures}):
         raise ModelError(
             f"{where} is {config.architectures or 'a model without a named class'} ({config.model_type}). This adapter "
-            f"opens {', '.join(FORMS)}. Open it yourself and record it with mmattn.capture(model)."
+            f"opens {', '.join(KNOWN)}. Open it yourself and record it with mmattn.capture(model)."
         )
     with no_bar():
         model, report = loader.from_pretrained(

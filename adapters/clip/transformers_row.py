@@ -14,6 +14,7 @@ from difflib import SequenceMatcher
 from typing import Any
 
 import numpy as np
+import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
@@ -112,9 +113,17 @@ def special_ids(tokenizer: Any) -> frozenset[int]:
     return frozenset(tokenizer.all_special_ids) | {int(n) for n, token in added.items() if token.special}
 
 
-def parts_of(axis: Axis) -> tuple[Axis, ...]:
-    """Return the axes that an axis is joined from, or itself."""
-    return axis.parts if isinstance(axis, Joined) else (axis,)
+def words_alone(axes: Sequence[Axis]) -> Bool[Tensor, "sample token"]:
+    """Return which tokens of each row are pieces of the user's words: none of the picture's, none that was added."""
+    return torch.tensor([_of_words(axis).tolist() for axis in axes])
+
+
+def _of_words(axis: Axis) -> Bool[np.ndarray, " token"]:
+    own = np.array([role in ("content", "continuation", "blank") for role in axis.roles])
+    if isinstance(axis, Joined):
+        _, at = axis.part("text")
+        own &= np.isin(np.arange(len(axis)), at)
+    return own
 
 
 def _pieces_of(text: str, tokenizer: Any, *, special: frozenset[int]) -> tuple[list[str], list[Span | None]]:

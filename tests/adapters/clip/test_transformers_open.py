@@ -7,11 +7,12 @@ import pytest
 import torch
 from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
+from small_sides import SIDED
 from small_towers import MEMBERS, processor, towers
 
 import mmattn
 from mmattn.adapters.clip.transformers import adapter
-from mmattn.adapters.clip.transformers_forms import FORMS, opens_config
+from mmattn.adapters.clip.transformers_known import KNOWN, opens_config
 from mmattn.errors import DownloadError, InputError, ModelError
 
 PHOTO = np.random.default_rng(0).integers(0, 256, (120, 90, 3), dtype=np.uint8)
@@ -48,14 +49,14 @@ def test_a_folder_without_a_tokenizer_still_looks_at_pictures(tmp_path):
 
 
 def test_classes_are_known_by_name_and_every_one_is_tested():
-    assert {pair.cls for pair in MEMBERS.values()} == set(FORMS)
+    assert {pair.cls for pair in (*MEMBERS.values(), *SIDED.values())} == set(KNOWN)
     for name in (
         "CLIPVisionModel",
         "CLIPTextModel",
         "BlipTextModel",
         "GroupViTModel",
         "ViltForImagesAndTextClassification",
-        "LxmertModel",
+        "VisualBertModel",
     ):
         assert not opens_config({"architectures": [name]})
     assert not opens_config({})
@@ -63,10 +64,11 @@ def test_classes_are_known_by_name_and_every_one_is_tested():
 
 
 def test_a_folder_of_another_class_names_capture(tmp_path):
-    (tmp_path / "config.json").write_text(json.dumps({"architectures": ["LxmertModel"], "model_type": "lxmert"}))
-    with pytest.raises(ModelError, match=r"LxmertModel.*mmattn.capture"):
+    config = {"architectures": ["VisualBertModel"], "model_type": "visual_bert"}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ModelError, match=r"VisualBertModel.*mmattn.capture"):
         mmattn.attend(str(tmp_path), image=PHOTO, text="a cat")
-    with pytest.raises(ModelError, match=r"LxmertModel.*mmattn.capture"):
+    with pytest.raises(ModelError, match=r"VisualBertModel.*mmattn.capture"):
         adapter.open(str(tmp_path))
 
 

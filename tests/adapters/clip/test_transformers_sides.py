@@ -1,0 +1,192 @@
+"""Models of transformers with more sides than two towers: every class against its own eager weights, words, places."""
+
+import functools
+
+import numpy as np
+import pytest
+import torch
+from small_sides import SIDED, sided, sided_processor, written
+from written_out import SoftmaxLog
+
+import mmattn
+from mmattn.adapters.clip.transformers import adapter
+from mmattn.errors import InputError
+from mmattn.schema.axes import PatchGrid
+from mmattn.schema.joined import Joined
+from mmattn.schema.sets import Slots
+from mmattn.schema.tokens import Tokens
+
+PHOTO = np.random.default_rng(0).integers(0, 256, (120, 90, 3), dtype=np.uint8)
+OTHER = np.random.default_rng(1).integers(0, 256, (120, 90, 3), dtype=np.uint8)
+TEXTS = ["A cat on the mat", "red sports car"]
+
+
+def maps_of(name, **given):
+    given = given or {"image": [PHOTO, OTHER], "text": SIDED[name].texts(TEXTS)}
+    return mmattn.attend(sided(name), processor=sided_processor(name), **given)
+
+
+@functools.cache
+def both_of(name):
+    return maps_of(name)
+
+
+@functools.cache
+def first_of(name):
+    return one_of(name)
+
+
+def one_of(name, *, image=PHOTO, text=TEXTS[0]):
+    return maps_of(name, image=image, text=SIDED[name].texts([text])[0])
+
+
+def stacked(layer):
+    return torch.stack([layer.sample(number).weights() for number in range(layer.sample_count)])
+
+
+def texts_in(maps):
+    """The axes of words of all layers, parts of one sequence among them."""
+    axes = [axis for layer in maps for axis in (layer.query_axis, layer.key_axis)]
+    parts = [part for axis in axes for part in (axis.parts if isinstance(axis, Joined) else (axis,))]
+    return [part for part in parts if isinstance(part, Tokens)]
+
+
+@pytest.mark.parametrize("name", SIDED)
+def test_weights_are_the_softmaxes_that_the_library_ran(name):
+    maps = both_of(name)
+    with torch.no_grad(), SoftmaxLog() as log:
+        sided(name, eager=True)(**written(name, images=[PHOTO, OTHER], texts=TEXTS))
+    expected = SIDED[name].softmaxes(log.results)
+    layers = [layer for layer in maps if SIDED[name].compared(layer)]
+    assert len(layers) == len(expected) > 4
+    for layer, weights in zip(layers, expected, strict=True):
+        assert torch.allclose(stacked(layer), weights.reshape(stacked(layer).shape), atol=1e-5), layer.name
+        assert layer.error is not None
+        assert layer.error < 1e-4
+
+
+@pytest.mark.parametrize("name", SIDED)
+def test_the_output_is_that_of_the_processors_own_tensors(name):
+    maps = both_of(name)
+    with torch.no_grad():
+        expected = sided(name)(**written(name, images=[PHOTO, OTHER], texts=TEXTS))
+        found = maps.rerun()
+    for part in ("logits", "logits_per_image", "last_hidden_state"):
+        if isinstance(expected.get(part), torch.Tensor):
+            assert torch.allclose(found[part], expected[part], atol=1e-5)
+
+
+@pytest.mark.parametrize("name", SIDED)
+def test_words_are_the_users(name):
+    maps = first_of(name)
+    texts = texts_in(maps)
+    assert texts
+    for axis in texts:
+        assert [word.text for word in axis.words()] == ["A", "cat", "on", "the", "mat"]
+        start, end = axis.words()[1].span
+        assert axis.text[start:end] == "cat"
+
+
+@pytest.mark.parametrize("name", SIDED)
+def test_changing_a_patch_moves_the_token_that_the_axis_names(name):
+    before = next(layer for layer in first_of(name) if layer.stream == "vision")
+    axis = before.key_axis
+    grid, where = axis.part("image") if isinstance(axis, Joined) else (axis, np.arange(len(axis)))
+    assert isinstance(grid, PatchGrid)
+    for number in (0, len(grid.content) // 2, -1):
+        token = int(grid.content[number])
+        x0, y0, x1, y1 = grid.place(token)
+        changed = PHOTO.copy()
+        left, top, right, bottom = (round(v) for v in np.clip((x0, y0, x1, y1), 0, (90, 120, 90, 120)))
+        changed[top + 2 : bottom - 2, left + 2 : right - 2] ^= 255
+        after = next(layer for layer in one_of(name, image=changed) if layer.stream == "vision")
+        moved = (after.weights() - before.weights()).abs().sum(0)
+        assert int((moved.sum(0) + moved.sum(1)).argmax()) == int(where[token]), grid.place(token)
+
+
+SLOTTED = [name for name in SIDED if "BLIP" in name]
+
+
+@pytest.mark.parametrize("name", SLOTTED)
+def test_slots_ask_patches_in_every_second_layer_and_words_ask_the_same_slots(name):
+    maps = first_of(name)
+    crossing = [layer for layer in maps.select(stream="qformer") if layer.kind == "cross"]
+    assert [layer.name.split(".")[3] for layer in crossing] == ["0", "2"]
+    for layer in crossing:
+        assert isinstance(layer.query_axis, Slots)
+        assert layer.key_axis is maps.select(stream="vision")[-1].query_axis
+    last = maps[-1]
+    if name == "BLIP-2, matching":
+        last = maps.select(stream="qformer", kind="self")[-1]
+    if name != "BLIP-2, T5":
+        assert last.query_axis.part("image")[0] is crossing[0].query_axis
+    assert ("no patches" in last.note) == (last.stream != "qformer")
+
+
+def test_a_language_model_that_encodes_has_both_streams():
+    maps = first_of("BLIP-2, T5")
+    assert [layer.kind for layer in maps.select(stream="decoder")] == ["self", "cross"] * 2
+    text = maps.select(stream="text")[0].query_axis
+    assert all(layer.key_axis is text for layer in maps.select(stream="decoder", kind="cross"))
+    assert maps.select(stream="decoder")[0].query_axis.roles == ("bos",)
+
+
+def test_scores_of_what_is_judged_and_what_is_written():
+    judged, said = both_of("BLIP-2, matching").rerun(), both_of("BLIP-2").rerun()
+    assert adapter.score(judged, None) == adapter.score(judged, 1) == judged.logits_per_image[:, 1].sum()
+    assert adapter.score(said, (3, 7)) == said.logits[:, 3, 7].sum()
+
+
+def test_prepared_tensors_have_places_where_they_are_what_the_processor_makes():
+    name, given = "BLIP-2", written("BLIP-2", images=[PHOTO], texts=TEXTS[:1])
+    alone = mmattn.attend(sided(name), inputs=given)
+    beside = maps_of(name, inputs=given, image=PHOTO, text=TEXTS[0])
+    for one, same, bare in zip(first_of(name), beside, alone, strict=True):
+        assert torch.allclose(one.weights(), same.weights(), atol=1e-6)
+        assert torch.allclose(one.weights(), bare.weights(), atol=1e-6)
+    assert beside[0].key_axis.place(1) == first_of(name)[0].key_axis.place(1)
+    assert alone[0].key_axis.place(1) == (0, 0, 16, 16)
+    with pytest.raises(InputError, match="pixel_values of inputs= is not what the processor makes"):
+        maps_of(name, inputs=given, image=OTHER, text=TEXTS[0])
+    with pytest.raises(InputError, match="with image= alone"):
+        maps_of(name, inputs=given, image=PHOTO)
+    with pytest.raises(InputError, match="needs what its processor returns"):
+        mmattn.attend(sided(name), inputs=torch.zeros(1, 3, 64, 64))
+
+
+def test_a_recording_gets_its_places():
+    name = "InstructBLIP"
+    with mmattn.capture(sided(name)) as recording, torch.no_grad():
+        sided(name)(**written(name, images=[PHOTO], texts=TEXTS[:1]))
+    maps = mmattn.attend(recording, image=PHOTO, text=TEXTS[0], processor=sided_processor(name))
+    for one, same in zip(maps, first_of(name), strict=True):
+        assert torch.allclose(one.weights(), same.weights(), atol=1e-6)
+    with pytest.raises(InputError, match="saw another input"):
+        mmattn.attend(recording, image=OTHER, text=TEXTS[0], processor=sided_processor(name))
+
+
+def test_one_picture_stands_with_several_texts():
+    maps = maps_of("BLIP-2", image=PHOTO, text=TEXTS)
+    assert maps[-1].sample_count == 2
+    with pytest.raises(InputError, match="There are 2 pictures and 3 texts"):
+        maps_of("BLIP-2", image=[PHOTO, OTHER], text=["a", "b", "c"])
+
+
+def test_what_is_missing_is_said():
+    model = sided("BLIP-2")
+    with pytest.raises(InputError, match=r"was given a picture alone.*Pass text="):
+        maps_of("BLIP-2", image=PHOTO)
+    with pytest.raises(InputError, match=r"was given a text alone.*Pass image="):
+        maps_of("BLIP-2", text="a cat")
+    with pytest.raises(InputError, match="No processor was saved with Blip2"):
+        mmattn.attend(model, image=PHOTO, text="a cat")
+    with pytest.raises(InputError, match="needs one of pictures and texts"):
+        mmattn.attend(model, image=PHOTO, text="a cat", processor=sided_processor("BLIP-2").tokenizer)
+
+
+def test_a_folder_opens_with_its_processor(tmp_path):
+    sided("BLIP-2").save_pretrained(tmp_path)
+    sided_processor("BLIP-2").save_pretrained(tmp_path)
+    maps = mmattn.attend(str(tmp_path), image=PHOTO, text=TEXTS[0])
+    for one, same in zip(maps, first_of("BLIP-2"), strict=True):
+        assert torch.allclose(one.weights(), same.weights(), atol=1e-5)

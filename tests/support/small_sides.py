@@ -1,0 +1,191 @@
+"""One small model of each class of transformers with more sides than two towers, random weights, real processors."""
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import transformers as hf
+from small_towers import word_pieces
+from tokenizers import Tokenizer, decoders, models, normalizers, processors
+
+WORDS = ("cat", "dog", "red", "car", "mat", "the", "on", "photo")
+SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
+
+
+def letters(*marks: str, left: str = "<s>", right: str = "", **settings: Any) -> Any:
+    """A tokenizer in LLaMA's spelling: the words above are one piece, others are cut into letters.
+
+    `marks` are special tokens of the picture; `left` and `right` stand around a text.
+    """
+    ends = ["<pad>", "<s>", "</s>", "<unk>"]
+    chars = [chr(code) for code in range(33, 127)]
+    pieces = [*ends, "\u2581", *chars]
+    merges = []
+    for word in WORDS:
+        parts = [*word]
+        while len(parts) > 1:
+            merges.append((parts[0], parts[1]))
+            parts = [parts[0] + parts[1], *parts[2:]]
+            pieces.append(parts[0])
+        merges.append(("\u2581", word))
+        pieces.append(f"\u2581{word}")
+    vocabulary = {piece: n for n, piece in enumerate(dict.fromkeys(pieces))}
+    inner = Tokenizer(models.BPE(vocab=vocabulary, merges=list(dict.fromkeys(merges)), unk_token="<unk>"))
+    inner.normalizer = normalizers.Sequence([normalizers.Prepend("\u2581"), normalizers.Replace(" ", "\u2581")])
+    inner.decoder = decoders.Metaspace()
+    named = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+    if left or right:
+        single = " ".join(part for part in (left, "$A", right) if part)
+        around = [(piece, vocabulary[piece]) for piece in (left, right) if piece]
+        inner.post_processor = processors.TemplateProcessing(single=single, special_tokens=around)
+    made = hf.PreTrainedTokenizerFast(tokenizer_object=inner, model_max_length=512, **named, **settings)
+    if marks:
+        made.add_special_tokens({"additional_special_tokens": list(marks)})
+    return made
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sided:
+    """How to build a member and its processor.
+
+    Parameters
+    ----------
+    cls
+        The class.
+    processor
+        Builds it.
+    config
+        From the processor.
+    call
+        What the library is called with beside what the processor gives.
+    texts
+        Puts the marks of the picture into texts, where the user has to.
+    softmaxes, compared
+        Which of the library's softmaxes are attention, and which layers they are compared with.
+    """
+
+    cls: str
+    processor: Callable[[], Any]
+    config: Callable[[Any], Any]
+    call: Callable[[Any], dict[str, Any]] = lambda inputs: {}
+    texts: Callable[[list[str]], list[str]] = lambda texts: texts
+    softmaxes: Callable[[list[Any]], list[Any]] = lambda results: results
+    compared: Callable[[Any], bool] = lambda layer: True
+
+
+def _squeezed(kind: str = "BlipImageProcessor") -> Any:
+    return getattr(hf, kind)(size={"height": 64, "width": 64})
+
+
+def _blip2() -> Any:
+    return hf.Blip2Processor(_squeezed(), letters("<image>"), num_query_tokens=6)
+
+
+def _blip2_matching() -> Any:
+    return hf.Blip2Processor(_squeezed(), word_pieces())
+
+
+def _instruct() -> Any:
+    return hf.InstructBlipProcessor(_squeezed(), letters("<image>"), word_pieces(), num_query_tokens=6)
+
+
+_VISION = {**SMALL, "image_size": 64, "patch_size": 16}
+_QUERIES = {**SMALL, "num_hidden_layers": 3, "encoder_hidden_size": 32, "max_position_embeddings": 64}
+
+
+def _opt(tokenizer: Any) -> Any:
+    return hf.OPTConfig(
+        **{**SMALL, "ffn_dim": 64}, vocab_size=len(tokenizer), max_position_embeddings=128, word_embed_proj_dim=32,
+        pad_token_id=tokenizer.pad_token_id, bos_token_id=tokenizer.bos_token_id, init_std=0.3,
+    )  # fmt: skip
+
+
+def _llama(tokenizer: Any) -> Any:
+    return hf.LlamaConfig(
+        **SMALL, num_key_value_heads=2, vocab_size=len(tokenizer), initializer_range=0.3,
+        pad_token_id=tokenizer.pad_token_id, bos_token_id=tokenizer.bos_token_id,
+    )  # fmt: skip
+
+
+def _t5(tokenizer: Any) -> Any:
+    return hf.T5Config(
+        d_model=32, d_kv=8, d_ff=64, num_layers=2, num_heads=4, vocab_size=len(tokenizer),
+        pad_token_id=tokenizer.pad_token_id, decoder_start_token_id=tokenizer.pad_token_id, initializer_factor=1.0,
+    )  # fmt: skip
+
+
+def _with_queries(kind: str, language: Callable[[Any], Any], **more: Any) -> Callable[[Any], Any]:
+    def build(processor: Any) -> Any:
+        tokenizer = processor.tokenizer
+        queries = {**_QUERIES, "initializer_range": 0.3, **more}
+        asked = getattr(processor, "qformer_tokenizer", tokenizer)
+        queries["vocab_size"] = len(asked)
+        return getattr(hf, f"{kind}Config")(
+            vision_config={**_VISION, "initializer_range": 0.3},
+            qformer_config=queries,
+            text_config=language(tokenizer).to_dict(),
+            num_query_tokens=6,
+            image_text_hidden_size=16,
+            image_token_index=None if more else tokenizer.convert_tokens_to_ids("<image>"),
+        )
+
+    return build
+
+
+def _begin(inputs: Any) -> dict[str, Any]:
+    return {"decoder_input_ids": torch.zeros(len(inputs["input_ids"]), 1, dtype=torch.long)}
+
+
+SIDED = {
+    "BLIP-2": Sided(cls="Blip2ForConditionalGeneration", processor=_blip2, config=_with_queries("Blip2", _opt)),
+    "BLIP-2, T5": Sided(
+        cls="Blip2ForConditionalGeneration", processor=_blip2, config=_with_queries("Blip2", _t5), call=_begin
+    ),
+    "BLIP-2, features": Sided(cls="Blip2Model", processor=_blip2, config=_with_queries("Blip2", _opt)),
+    "BLIP-2, matching": Sided(
+        cls="Blip2ForImageTextRetrieval",
+        processor=_blip2_matching,
+        config=_with_queries("Blip2", _opt, use_qformer_text_input=True),
+        call=lambda inputs: {"use_image_text_matching_head": True},
+    ),
+    "InstructBLIP": Sided(
+        cls="InstructBlipForConditionalGeneration",
+        processor=_instruct,
+        config=_with_queries("InstructBlip", _llama),
+    ),
+    "InstructBLIP, features": Sided(
+        cls="InstructBlipModel", processor=_instruct, config=_with_queries("InstructBlip", _llama)
+    ),
+}
+
+
+@functools.cache
+def sided_processor(name: str) -> Any:
+    """The processor of a member; shared, and not to be changed."""
+    return SIDED[name].processor()
+
+
+@functools.cache
+def sided(name: str, *, eager: bool = False) -> Any:
+    """A member with random weights, the same whichever way its attention runs; shared, and not to be changed."""
+    torch.manual_seed(0)
+    member = SIDED[name]
+    cls = getattr(hf, member.cls)
+    config = member.config(sided_processor(name))
+    if eager:
+        model = cls._from_config(config, attn_implementation="eager").eval()
+        model.load_state_dict(sided(name).state_dict())
+        return model
+    model = cls(config).eval()
+    for path, parameter in model.named_parameters():
+        if path.endswith(("query_tokens", "cls_token", "latents")):
+            torch.nn.init.normal_(parameter)  # slots begin as zeros, and ask all alike
+    return model
+
+
+def written(name: str, *, images: Any, texts: Any) -> Any:
+    """What the library's call is given for pairs."""
+    inputs = sided_processor(name)(images=images, text=SIDED[name].texts(texts), padding=True, return_tensors="pt")
+    return {**inputs, **SIDED[name].call(inputs)}
