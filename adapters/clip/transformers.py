@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from mmattn.errors import InputError
 from mmattn.interception.calls import Call, Emit
-from mmattn.interception.protocol import MediaGiven, ModelFamily, Opened, Prepared
+from mmattn.interception.protocol import MediaGiven, ModelFamily, Opened, PairScores, Prepared
 from mmattn.schema.axes import Axis
 from mmattn.schema.layers import AttentionLayer
 
@@ -48,7 +48,7 @@ from .transformers_input import Read, read
 from .transformers_known import form_of, opens_config
 from .transformers_layers import Sides, not_placed, placed
 from .transformers_open import families, open_model
-from .transformers_score import score_of
+from .transformers_score import pair_scores, score_of
 from .transformers_sequence import embedded, sequence_axes
 from .transformers_sides import SidedFacts, SidedForm, prepare_sided
 from .transformers_text import TextFacts
@@ -182,6 +182,16 @@ class TransformersClip:
     def score(self, output: Any, target: Any) -> Float[Tensor, ""]:
         """Return the logit that a target names; see `transformers_score.score_of`."""
         return score_of(output, target)
+
+    def picture_tower(self, model: nn.Module) -> str:
+        """Return the path of the vision tower; see `protocol.SharesPicture`."""
+        form = form_of(model)
+        return "" if form is None else form.vision
+
+    def pair_scores(self, output: Any, prepared: Prepared) -> PairScores:
+        """Return what the model says of each pair; see `transformers_score.pair_scores`."""
+        text = prepared.facts.text
+        return pair_scores(output, ids=None if text is None else text.inputs["input_ids"], real=text and text.real)
 
     def has_two_towers(self, model: nn.Module) -> bool:
         """Whether nothing in it attends from one side to the other; see `protocol.TwoTowers`."""

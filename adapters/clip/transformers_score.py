@@ -2,10 +2,13 @@
 
 from typing import Any
 
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from mmattn.errors import InputError, ModelError
+from mmattn.interception.protocol import PairScores
+
+from .written import written
 
 
 def score_of(output: Any, target: Any) -> Float[Tensor, ""]:
@@ -37,6 +40,37 @@ def score_of(output: Any, target: Any) -> Float[Tensor, ""]:
         f"The output {type(output).__name__} has no score of a picture with a text: only one tower ran, or the model "
         "has no head that compares them. Pass image= and text= to a model that does, or use a method without a target "
         "(look, rollout)."
+    )
+
+
+def pair_scores(
+    output: Any, *, ids: Int[Tensor, "pair token"] | None, real: Bool[Tensor, "pair token"] | None
+) -> PairScores:
+    """Return the probability that picture and text match, or how likely the model is to write the text.
+
+    Parameters
+    ----------
+    ids, real
+        The texts as the model got them, and which tokens are no padding.
+
+    Raises
+    ------
+    ModelError
+        The model judges no pair and writes no text.
+    """
+    judged, logits = _judged(output), getattr(output, "logits", None)
+    if judged is None and isinstance(logits, Tensor) and logits.shape[1:] == (2,):
+        judged = logits
+    if isinstance(judged, Tensor) and judged.shape[1:] == (2,):
+        return PairScores(
+            values=judged.softmax(dim=1)[:, 1], unit="probability of a match", targets=judged[:, 1].clone()
+        )
+    if isinstance(logits, Tensor) and logits.dim() == 3 and ids is not None and logits.shape[:2] == ids.shape:
+        assert real is not None
+        return written(logits, ids=ids, real=real)
+    raise ModelError(
+        f"The output {type(output).__name__} neither judges a picture with a text nor writes the text. A score is one "
+        "of the two. Use the class with a head for matching, or for captions; mmattn.attend reads this one's attention."
     )
 
 
