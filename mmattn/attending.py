@@ -1,14 +1,17 @@
 """The steps of `attend`: read what was given, run under interception, let the adapter join calls to axes."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from mmattn.errors import InputError, ModelError, NotFoundError
-from mmattn.interception import Recording, capture
+from mmattn.interception import Call, Recording, capture
 from mmattn.interception.protocol import Adapter, Classifies, LeavesOut, MediaGiven, NamesClasses, Prepared
+from mmattn.interception.steps import Steps
+from mmattn.interception.writing import Way, Writes
 from mmattn.plugins import claiming, unwrap
 from mmattn.readers import read_photo
 from mmattn.schema.layers import AttentionLayer
@@ -62,6 +65,12 @@ def run_and_join(
 ) -> AttentionMaps:
     """Prepare, run under interception (unless a recording is there already), and join the calls to axes."""
     inner = unwrap(model)
+    if media.generate is not None and recording is None and isinstance(adapter, Writes):
+        way = adapter.writes(inner)
+        if way is not None:
+            before = adapter.prepare(inner, replace(media, generate=None), processor, options)
+            calls, prepared = _written(adapter, inner, before, count=media.generate, way=way)
+            return _joined(name, adapter, inner, calls, prepared)
     if prepared is None:
         prepared = adapter.prepare(inner, media, processor, options)
     seen, classifies = recording, False
@@ -70,6 +79,44 @@ def run_and_join(
             output = prepared.run()
         classifies = _classifies(adapter, output)
     calls = [call for call in seen.calls if call.pass_index == pass_index]
+    return _joined(name, adapter, inner, calls, prepared, classifies=classifies)
+
+
+def _written(
+    adapter: Adapter, model: nn.Module, prepared: Prepared, *, count: int, way: Way
+) -> tuple[list[Call], Prepared]:
+    """Let a model write, and return its calls as those of one pass over all, with that input."""
+    assert isinstance(adapter, Writes)
+    steps = Steps()
+    with torch.no_grad():
+        if way == "steps":
+            with capture(model, taps=(adapter.taps,), reduce=steps.reduce) as seen:
+                words = adapter.write(model, prepared, count)
+        else:
+            words = adapter.write(model, prepared, count)
+        if not words.shape[1]:
+            raise InputError(
+                f"{type(model).__name__} wrote nothing behind this input: its first token ends the text. A word that "
+                "is asked where it looked has to be written. Leave generate= out, or ask otherwise."
+            )
+        whole = adapter.continued(model, prepared, words)
+        if way == "steps":
+            return steps.joined(seen.calls), whole
+        with capture(model, taps=(adapter.taps,)) as seen:
+            whole.run()
+    return seen.calls, whole
+
+
+def _joined(
+    name: str,
+    adapter: Adapter,
+    inner: nn.Module,
+    calls: Sequence[Call],
+    prepared: Prepared,
+    *,
+    classifies: bool = False,
+) -> AttentionMaps:
+    """Join calls to axes."""
     library = name.partition(".")[0]
     layers = tuple(adapter.layers(calls, prepared))
     left_out = adapter.left_out(calls, prepared) if isinstance(adapter, LeavesOut) else ()
@@ -144,6 +191,11 @@ def lift(
     if not 0 <= index < count:
         raise NotFoundError(
             f"There is no pass {index}: the recording has {count}, 0 to {count - 1}. Pass one of those."
+        )
+    if media.generate is not None:
+        raise InputError(
+            f"generate={media.generate} makes a model write, and this is a recording of one. Leave generate= out, or "
+            "pass the model."
         )
     model = recording.model
     name, adapter = claiming(model)
