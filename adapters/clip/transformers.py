@@ -80,6 +80,8 @@ class PairFacts:
     text: TextFacts | None
     pixels: Mapping[str, Any]
     joined: tuple[Axis, ...] = ()
+    derived: None = None
+    blind: None = None
 
     @property
     def sides(self) -> Sides:
@@ -168,6 +170,8 @@ class TransformersClip:
             sides=facts.sides,
             samples=facts.samples,
             notes=facts.notes,
+            derived=facts.derived,
+            blind=facts.blind,
         )
 
     def left_out(self, calls: Sequence[Call], prepared: Prepared) -> tuple[str, ...]:

@@ -6,11 +6,12 @@ from typing import Any
 from torch import nn
 
 from .transformers_forms import FORMS, Form
+from .transformers_perceiver import PERCEIVERS
 from .transformers_qformer import QFORMERS
 from .transformers_sides import SidedForm
 
 #: Classes whose processor writes the whole input; see `transformers_sides`.
-SIDED: Mapping[str, SidedForm] = {**QFORMERS}
+SIDED: Mapping[str, SidedForm] = {**QFORMERS, **PERCEIVERS}
 
 KNOWN: Mapping[str, Form] = {**FORMS, **SIDED}
 

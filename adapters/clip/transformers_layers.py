@@ -4,7 +4,7 @@ Outside of the vision tower words ask words or patches, patches ask words, slots
 stand in one sequence.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -16,6 +16,7 @@ from mmattn.interception.blocks import head_count, to_blocks
 from mmattn.interception.calls import Call
 from mmattn.schema.axes import Axis
 from mmattn.schema.layers import AttentionLayer
+from mmattn.schema.weights import Attributed, Blocks, Factored
 
 from ..vit.layouts import PictureFacts, left_out, picture_layers
 from .transformers_forms import Form, Joins, Side
@@ -31,6 +32,8 @@ def placed(
     sides: Sides,
     samples: int,
     notes: Mapping[str, str] | None = None,
+    derived: Callable[[tuple[Axis, ...]], Sides] | None = None,
+    blind: Bool[Tensor, "sample query"] | None = None,
 ) -> list[AttentionLayer]:
     """Return each call on the axes of those who ask and are asked, in the order in which they ran.
 
@@ -46,15 +49,21 @@ def placed(
         Number of pairs.
     notes
         What a caption says of a layer, by its module's path.
+    derived
+        Makes further sides of the patches' axes.
+    blind
+        Which words look at no picture, whatever their rows of cross-attention say: these are left empty.
     """
     within, beside = _by_side(calls, form)
     found = [] if picture is None else list(picture_layers(within, picture))
     vision: tuple[Axis, ...] = next((layer.query for layer in reversed(found) if layer.kind == "self"), ())
     known = {"vision": vision, **sides}
+    known |= {} if derived is None else derived(known["vision"])
     for call in beside:
         joins = form.joins_of(call.module)
         if joins is not None and call.kind == "token":
-            found.append(joined_layer(call, joins, sides=known, samples=samples))
+            layer = joined_layer(call, joins, sides=known, samples=samples)
+            found.append(layer if blind is None or joins.key == joins.query else _without(layer, blind, joins))
     order = {call.module: number for number, call in reversed(list(enumerate(calls)))}
     told = [replace(layer, note=note) if (note := (notes or {}).get(layer.name)) else layer for layer in found]
     return sorted(told, key=lambda layer: order[layer.name])
@@ -91,8 +100,10 @@ def joined_layer(call: Call, joins: Joins, *, sides: Sides, samples: int) -> Att
         It joins something else: as many tokens as neither side has.
     """
     allowed = None if call.q is not None else _allowed(call, joins, sides)
-    storage = to_blocks(call, mask=allowed)
+    storage = _by_picture(to_blocks(call, mask=allowed), joins, sides=sides, samples=samples)
     blocks, _, queries, keys = storage.source.shape
+    if storage.query_index is not None:
+        blocks, queries, keys = samples, *(side.shape[1] * (blocks // samples) for side in _indices(storage))
     wanted = (samples, *(max((len(axis) for axis in sides[side]), default=0) for side in (joins.query, joins.key)))
     if (blocks, queries, keys) != wanted:
         raise ModelError(
@@ -110,6 +121,45 @@ def joined_layer(call: Call, joins: Joins, *, sides: Sides, samples: int) -> Att
         kind="self" if joins.query == joins.key else "cross",
         error=call.error,
     )
+
+
+def _without(layer: AttentionLayer, blind: Bool[Tensor, "sample query"], joins: Joins) -> AttentionLayer:
+    """Return a layer in which the rows of words are empty that look at nothing."""
+    if joins.query != "decoder":
+        return layer
+    return replace(layer, storage=tuple(_emptied(blocks, blind.to(blocks.device)) for blocks in layer.storages))  # type: ignore[arg-type]
+
+
+def _emptied(blocks: Blocks, blind: Bool[Tensor, "sample query"]) -> Blocks:
+    source, seen = blocks.source, ~blind[:, None, :, None]
+    assert not isinstance(source, Attributed)
+    mask = seen if source.mask is None else source.mask & seen
+    if isinstance(source, Factored):
+        return replace(blocks, source=replace(source, mask=mask))
+    return replace(blocks, source=replace(source, weights=source.weights * seen, mask=mask))
+
+
+def _by_picture(storage: Blocks, joins: Joins, *, sides: Sides, samples: int) -> Blocks:
+    """Return blocks of the pictures or tiles of each sample, one behind the other, at their places on one axis."""
+    blocks, _, queries, keys = storage.source.shape
+    count = blocks // samples
+    lengths = tuple(max((len(axis) for axis in sides[side]), default=0) for side in (joins.query, joins.key))
+    if count < 2 or blocks % samples or lengths != (queries * count, keys * count):
+        return storage
+    number = torch.arange(blocks, device=storage.device)
+    within = (number % count)[:, None]
+    return replace(
+        storage,
+        sample=number // count,
+        query_index=within * queries + torch.arange(queries, device=storage.device),
+        key_index=within * keys + torch.arange(keys, device=storage.device),
+    )
+
+
+def _indices(storage: Blocks) -> tuple[Tensor, Tensor]:
+    assert storage.query_index is not None
+    assert storage.key_index is not None
+    return storage.query_index, storage.key_index
 
 
 def _allowed(call: Call, joins: Joins, sides: Sides) -> Bool[Tensor, "#sample #head #query #key"] | None:

@@ -9,7 +9,7 @@ looked up in it, in their order; what else is there was added and stands for no 
 """
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from difflib import SequenceMatcher
 from typing import Any
 
@@ -96,15 +96,42 @@ def joined_row(
     InputError
         As many tokens of the picture as `image` has are not there, or the text is not.
     """
+    return joined_parts(text, ids, real=real, tokenizer=tokenizer, images={"image": image}, at=at)
+
+
+def joined_parts(
+    text: str | None,
+    ids: Int[Tensor, " token"],
+    *,
+    real: Bool[Tensor, " token"],
+    tokenizer: Any,
+    images: Mapping[str, Part],
+    at: Sequence[int] | Int[np.ndarray, " _"],
+) -> Joined:
+    """Return the axis of a row in which some tokens are those of several parts of the picture, by name.
+
+    Parameters
+    ----------
+    images
+        What these tokens are, one part behind the other.
+    at
+        Where they stand in the row, in that order.
+
+    Raises
+    ------
+    InputError
+        As many tokens of the picture as the parts have are not there, or the text is not.
+    """
     where = np.asarray(at, dtype=np.int64)
-    if len(where) != len(image):
+    ends = np.cumsum([len(part) for part in images.values()])
+    if len(where) != ends[-1]:
         raise InputError(
-            f"The text has {len(where)} tokens for the picture, and the model makes {len(image)} of it. The processor "
+            f"The text has {len(where)} tokens for the picture, and the model makes {ends[-1]} of it. The processor "
             "writes as many as the model makes. Pass the processor that was saved with the model."
         )
     rest = np.setdiff1d(np.arange(len(ids)), where)
     words = row_axis(text, ids[rest.tolist()], real=real[rest.tolist()], tokenizer=tokenizer)
-    return Joined.of({"text": words, "image": image}, tokens=[rest, where], length=len(ids))
+    return Joined.of({"text": words, **images}, tokens=[rest, *np.split(where, ends[:-1])], length=len(ids))
 
 
 def special_ids(tokenizer: Any) -> frozenset[int]:

@@ -13,10 +13,12 @@ side by the paths of `Form`.
 import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
+import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, UInt8
 from PIL import Image
 from torch import Tensor, nn
 
@@ -26,12 +28,17 @@ from mmattn.schema.axes import Axis
 from mmattn.schema.media import Photo, Words
 
 from ..hub import said
-from ..pixels import Geometry
+from ..measured import measured_geometry
+from ..pixels import Geometry, Size
 from ..vit.layouts import PictureFacts
 from ..vit.pictures import photos_of, phrase, runner, to_model
 from ..vit.transformers_input import TransformersOptions, photo_tensor
 from .transformers_forms import Form
 from .transformers_text import TextFacts, texts_of
+
+#: Runs a processor of pictures on one, with settings of its own: what comes out is `[3, row, col]`.
+ImageStep = Callable[[Any, Image.Image, Mapping[str, Any]], Tensor]
+Derived = Callable[[tuple[Axis, ...]], Mapping[str, tuple[Axis, ...]]]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -105,6 +112,10 @@ class Built:
         What a caption says of a layer, by its module's path.
     scored
         Which tokens of the row are words that the model gives logits for; None where its rows are others.
+    derived
+        Makes further sides of the patches' axes.
+    blind
+        Which words of the side `decoder` look at no picture, whatever the weights say.
     """
 
     call: Mapping[str, Any]
@@ -113,6 +124,8 @@ class Built:
     look: Callable[[nn.Module, Tensor], Any] | None = None
     notes: Mapping[str, str] = field(default_factory=dict)
     scored: Bool[Tensor, "sample token"] | None = None
+    derived: Derived | None = None
+    blind: Bool[Tensor, "sample token"] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,12 +139,12 @@ class SidedForm(Form):
     write
         Runs the processor on pictures and texts; None: called with both, as most are.
     image_step
-        Wraps the processor of pictures so that it gives one picture `[1, 3, row, col]`; None: it does.
+        Runs the processor of pictures on one, with settings, and returns `[3, row, col]`; None: as most do.
     """
 
     build: Callable[[Written], Built]
     write: Callable[[Any, list[Any], list[str]], Mapping[str, Any]] | None = None
-    image_step: Callable[[Any], Any] | None = None
+    image_step: ImageStep | None = None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -150,6 +163,8 @@ class SidedFacts:
     sides: Mapping[str, tuple[Axis, ...]]
     notes: Mapping[str, str]
     text: TextFacts | None = None
+    derived: Derived | None = None
+    blind: Bool[Tensor, "sample token"] | None = None
 
 
 def prepare_sided(
@@ -186,7 +201,14 @@ def prepare_sided(
     if built.scored is not None:
         text = TextFacts(inputs={"input_ids": written.ids}, axes=built.sides["decoder"], real=built.scored)
     facts = SidedFacts(
-        form=form, samples=written.samples, picture=picture, sides=built.sides, notes=built.notes, text=text
+        form=form,
+        samples=written.samples,
+        picture=picture,
+        sides=built.sides,
+        notes=built.notes,
+        text=text,
+        derived=built.derived,
+        blind=built.blind,
     )
     return Prepared(
         run=runner(model, built.pixels, call=call),
@@ -244,9 +266,34 @@ def _geometries(
     if not photos:
         return (Geometry(size_px=(int(pixels.shape[-1]), int(pixels.shape[-2]))),)
     images = processor.image_processor
-    step = images if form.image_step is None else form.image_step(images)
+    if form.image_step is not None:
+        return tuple(stepped_geometry(images, photo.size_px, step=form.image_step) for photo in photos)
     options = TransformersOptions()
-    return tuple(photo_tensor(photo, model=model, processor=step, options=options)[1] for photo in photos)
+    return tuple(photo_tensor(photo, model=model, processor=images, options=options)[1] for photo in photos)
+
+
+def stepped_geometry(images: Any, size_px: Size, *, step: ImageStep) -> Geometry:
+    """Return what a processor of pictures does to those of a size, measured once."""
+    key = f"{type(images).__module__}.{type(images).__qualname__} {images.to_json_string()}"
+    return _measured(_Step(key=key, images=images, step=step), size_px)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Step:
+    """A processor with its settings as a value: two that are set alike are one."""
+
+    key: str
+    images: Any = field(compare=False, repr=False)
+    step: ImageStep = field(compare=False, repr=False)
+
+
+@lru_cache(maxsize=256)
+def _measured(one: _Step, size_px: Size) -> Geometry:
+    def run(pixels: UInt8[np.ndarray, "row col 3"]) -> Float[np.ndarray, "channel _row _col"]:
+        raw = {"do_rescale": False, "do_normalize": False}
+        return np.asarray(one.step(one.images, Image.fromarray(pixels), raw).float().cpu().numpy())
+
+    return measured_geometry(run, size_px=size_px, named=type(one.images).__name__)
 
 
 def _paired(photos: tuple[Photo, ...], texts: tuple[Words, ...]) -> tuple[tuple[Photo, ...], tuple[Words, ...]]:

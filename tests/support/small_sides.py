@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 import transformers as hf
+from PIL import Image
 from small_towers import word_pieces
 from tokenizers import Tokenizer, decoders, models, normalizers, processors
 
@@ -64,6 +65,10 @@ class Sided:
         Puts the marks of the picture into texts, where the user has to.
     softmaxes, compared
         Which of the library's softmaxes are attention, and which layers they are compared with.
+    part
+        Which part of a sequence of patches is looked at closely.
+    blind
+        How many words of each text stand before the picture and look at none.
     """
 
     cls: str
@@ -73,6 +78,8 @@ class Sided:
     texts: Callable[[list[str]], list[str]] = lambda texts: texts
     softmaxes: Callable[[list[Any]], list[Any]] = lambda results: results
     compared: Callable[[Any], bool] = lambda layer: True
+    part: str = "image"
+    blind: tuple[int, ...] = ()
 
 
 def _squeezed(kind: str = "BlipImageProcessor") -> Any:
@@ -138,6 +145,59 @@ def _begin(inputs: Any) -> dict[str, Any]:
     return {"decoder_input_ids": torch.zeros(len(inputs["input_ids"]), 1, dtype=torch.long)}
 
 
+def _idefics() -> Any:
+    tokenizer = letters("<fake_token_around_image>", "<image>", left="")
+    return hf.IdeficsProcessor(hf.IdeficsImageProcessor(image_size=64), tokenizer)
+
+
+def _idefics_config(processor: Any) -> Any:
+    vision = {**_VISION, "embed_dim": 32}
+    del vision["hidden_size"]
+    return hf.IdeficsConfig(
+        **{**SMALL, "num_hidden_layers": 4}, vocab_size=len(processor.tokenizer), cross_layer_interval=2,
+        alpha_initializer="normal", alphas_initializer_range=0.7, use_resampler=True, initializer_range=0.2,
+        qk_layer_norms=True, vision_config={**vision, "initializer_range": 0.3},
+        perceiver_config={
+            "use_resampler": True, "resampler_n_latents": 5, "resampler_depth": 2, "resampler_n_heads": 4,
+            "resampler_head_dim": 8, "qk_layer_norms_perceiver": True,
+        },
+        pad_token_id=processor.tokenizer.pad_token_id, alpha_type="vector",
+    )  # fmt: skip
+
+
+def _idefics2(*, split: bool) -> Any:
+    images = hf.Idefics2ImageProcessor(size={"shortest_edge": 48, "longest_edge": 80}, do_image_splitting=split)
+    return hf.Idefics2Processor(images, letters(), image_seq_len=5)
+
+
+def _idefics2_config(processor: Any) -> Any:
+    tokenizer = processor.tokenizer
+    text = {**SMALL, "num_key_value_heads": 2, "vocab_size": len(tokenizer), "initializer_range": 0.2}
+    return hf.Idefics2Config(
+        vision_config={**_VISION, "image_size": 96, "initializer_range": 0.3},
+        perceiver_config={
+            "resampler_n_latents": 5, "resampler_depth": 2, "resampler_n_heads": 4, "resampler_head_dim": 8,
+            "num_key_value_heads": 2, "hidden_size": 32, "initializer_range": 0.3,
+        },
+        text_config={**text, "model_type": "mistral", "pad_token_id": 0, "head_dim": 8, "sliding_window": None},
+        image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
+    )  # fmt: skip
+
+
+def _in_tiles(results: list[Any]) -> list[Any]:
+    """Attention within each of five tiles as one matrix a sample, block after block along the diagonal."""
+    return [_diagonal(weights) if len(weights) == 10 else weights for weights in results]
+
+
+def _diagonal(weights: Any) -> Any:
+    heads = [[torch.block_diag(*weights[5 * n : 5 * n + 5, head]) for head in range(4)] for n in range(2)]
+    return torch.stack([torch.stack(one) for one in heads])
+
+
+def _marked(texts: list[str]) -> list[str]:
+    return [f"<image>{text}" for text in texts]
+
+
 SIDED = {
     "BLIP-2": Sided(cls="Blip2ForConditionalGeneration", processor=_blip2, config=_with_queries("Blip2", _opt)),
     "BLIP-2, T5": Sided(
@@ -157,6 +217,22 @@ SIDED = {
     ),
     "InstructBLIP, features": Sided(
         cls="InstructBlipModel", processor=_instruct, config=_with_queries("InstructBlip", _llama)
+    ),
+    "Idefics": Sided(cls="IdeficsForVisionText2Text", processor=_idefics, config=_idefics_config, blind=(2, 2)),
+    "Idefics, features": Sided(cls="IdeficsModel", processor=_idefics, config=_idefics_config, blind=(2, 2)),
+    "Idefics2": Sided(
+        cls="Idefics2ForConditionalGeneration",
+        processor=lambda: _idefics2(split=False),
+        config=_idefics2_config,
+        texts=_marked,
+    ),
+    "Idefics2, tiles": Sided(
+        cls="Idefics2Model",
+        processor=lambda: _idefics2(split=True),
+        config=_idefics2_config,
+        texts=_marked,
+        softmaxes=_in_tiles,
+        part="tile 4",
     ),
 }
 
@@ -187,5 +263,6 @@ def sided(name: str, *, eager: bool = False) -> Any:
 
 def written(name: str, *, images: Any, texts: Any) -> Any:
     """What the library's call is given for pairs."""
-    inputs = sided_processor(name)(images=images, text=SIDED[name].texts(texts), padding=True, return_tensors="pt")
+    pictures = [Image.fromarray(image) for image in images]
+    inputs = sided_processor(name)(images=pictures, text=SIDED[name].texts(texts), padding=True, return_tensors="pt")
     return {**inputs, **SIDED[name].call(inputs)}
