@@ -1,45 +1,44 @@
-"""One step of learning words: pictures against captions, and each caption against its twin.
+"""The second half of training our CLIP: words, for a picture tower that stays as the first half left it.
 
 The loss is CLIP's (Radford et al. 2021): each picture is told which of a step's captions is its own, and each caption
 which picture. Two changes, both made possible by knowing what is in a scene:
 
 - a caption that says how two things lie brings its **twin**, the two exchanged, as one more wrong answer (hard
-  negatives; Yuksekgonul et al. 2023). Without it, telling left from right stays a coin toss: the nouns are enough;
+  negatives; Yuksekgonul et al. 2023);
 - what is not plainly false of a picture is no wrong answer: "a dog" beside another scene's dog is left out.
 
-As in `learning.py`, a step's scenes are shards with a thread each. Their features are brought together, the loss is
-taken of all of them in float32, and each shard goes back from the gradients at its own features: the same as without
-shards.
-
-**Patch dropout** as for the ViT; in most steps the class token is kept from the pooler, too: patches must speak.
+The tower looks at each of `scenes` pictures once, before the first step; what is said of a picture is another caption
+each time. Texts are cut behind the longest of a step: what stands behind the end is never asked.
 """
 
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from copy import deepcopy
 from dataclasses import asdict, dataclass
-from functools import partial
-from itertools import pairwise
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from open_clip.model import CustomTextCLIP
+from open_clip.transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from assets.training.captions import Caption, caption, verdict
 from assets.training.clip_evaluate import read_by
 from assets.training.clip_model import ClipRecipe, build_clip, save_clip
-from assets.training.clip_words import encoded, worded
-from assets.training.compose import Composer, Scene
+from assets.training.clip_seeing import SCENES_SEED, write_out
+from assets.training.clip_words import END, encoded, worded, words
+from assets.training.compose import Composer, Placed, Scene
 from assets.training.draws import Draws
-from assets.training.learning import KeptPatches, follow, gradients, keep_memory, kept_patches
-from assets.training.model import load_weights, normalized
+from assets.training.learning import follow, gradients, keep_memory
+from assets.training.model import normalized
+from assets.training.things import things
 from assets.training.updates import Updates
 
 _SHARPEST = float(np.log(100))
+_AT_ONCE = 64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,81 +47,93 @@ class Pairs:
 
     Parameters
     ----------
-    pixels
-        [scene, row, col, rgb]
+    seen
+        The pictures' features [scene, feature], of length 1.
     texts
-        Numbers of the N captions, then of the M twins.
+        Numbers of the N captions, then of the M twins, [text, token].
     wrong
         [scene, text]: which texts are plainly false of a scene.
 
     """
 
-    pixels: NDArray[np.uint8]
+    seen: Tensor
     texts: Tensor
     wrong: Tensor
 
 
-class ClipLearner:
-    """A CLIP that is being trained by a recipe; `step(n)` for n = 0, 1, 2, ... in order."""
+class Reading(nn.Module):
+    """The half of a CLIP that reads, under its own names."""
 
-    def __init__(self, recipe: ClipRecipe, composer: Composer, *, tower: Path | None) -> None:
+    def __init__(self, clip: CustomTextCLIP) -> None:
+        super().__init__()
+        self.text, self.logit_scale = clip.text, clip.logit_scale
+
+
+@dataclass(frozen=True, kw_only=True)
+class Seen:
+    """What words are learned for: N scenes.
+
+    Parameters
+    ----------
+    features
+        [scene, feature], of length 1.
+    objects
+        What is in each, and where.
+
+    """
+
+    features: Tensor
+    objects: tuple[tuple[Placed, ...], ...]
+
+
+class ClipLearner:
+    """A CLIP that is learning to read; `step(n)` for n = 0, 1, 2, ... in order."""
+
+    def __init__(self, recipe: ClipRecipe, composer: Composer, *, visual: Mapping[str, Tensor]) -> None:
         keep_memory()
         self.recipe, self.composer = recipe, composer
-        self._updates = Updates(build_clip(recipe, None if tower is None else load_weights(tower)), recipe)
+        clip = build_clip(recipe, None)
+        clip.visual.load_state_dict(visual)
+        self.visual = clip.visual.eval().requires_grad_(False)
+        self._updates = Updates(Reading(clip), recipe)
         self.model, self.average = self._updates.model, self._updates.average
-        self._shards = [_Shard(self.model) for _ in range(recipe.shards)]
+        self._working = deepcopy(self.model).to(torch.bfloat16).train()
+        self._mask = self._working.text.attn_mask
         self._pool = ThreadPoolExecutor(recipe.shards, initializer=torch.set_num_threads, initargs=(1,))
+        self.seen = look(self.visual, composer, recipe, pool=self._pool)
 
     def batch(self, step: int) -> Pairs:
-        """Return what a step learns from."""
-        first, recipe = step * self.recipe.batch, self.recipe
-        scenes, said, twins, texts = [], [], [], []
-        for index in range(first, first + recipe.batch):
-            least = 1 if index % recipe.singles_in == 0 else 2
-            scenes.append(self.composer.scene(index, seed=recipe.seed, least=least))
-            draws = Draws("caption", self.composer.split, recipe.seed, index)
-            said.append(caption(scenes[-1].objects, draws, size_px=recipe.size_px, rich=True))
+        """Return what a step learns from: scenes in an order that is new in each round, and new captions."""
+        recipe, size_px = self.recipe, self.recipe.size_px
+        chosen = [_scene(step * recipe.batch + at, recipe) for at in range(recipe.batch)]
+        objects = [self.seen.objects[at] for at in chosen]
+        said, twins, texts = [], [], []
+        for at, each in enumerate(objects):
+            draws = Draws("caption", self.composer.split, recipe.seed, step * recipe.batch + at)
+            said.append(caption(each, draws, size_px=size_px, rich=True))
             texts.append(worded([text for text in (said[-1].text, said[-1].exchanged) if text], draws))
             if recipe.exchanged and said[-1].exchanged:
-                twins.append(len(said) - 1)
-        written = [each[0] for each in texts] + [texts[at][1] for at in twins]
+                twins.append(at)
+        written = encoded([each[0] for each in texts] + [texts[at][1] for at in twins])
+        longest = int((written == words().index(END)).int().argmax(dim=1).max()) + 1
         return Pairs(
-            pixels=np.stack([scene.pixels for scene in scenes]),
-            texts=encoded(written),
-            wrong=wrong(scenes, said, twins=twins),
+            seen=self.seen.features[chosen],
+            texts=written[:, :longest],
+            wrong=wrong(objects, said, twins=twins, size_px=size_px),
         )
 
     def step(self, number: int, scenes: Pairs) -> float:
         """Learn from the pairs of a step; return their loss."""
-        masters, shards, pairs = self._updates.weights(), self._shards, scenes
-        pictures = _parts(len(pairs.pixels), shards=len(shards))
-        texts = _parts(len(pairs.texts), shards=len(shards))
-        kept = kept_patches(self.recipe, number)
-        with_class = number % self.recipe.pooled_class == 0
-
-        def forward(shard: _Shard, at: int) -> tuple[Tensor, Tensor]:
-            follow(shard.model, masters)
-            shard.see(None if kept is None else kept[pictures[at]], with_class=with_class)
-            return shard.encode(pairs.pixels[pictures[at]], pairs.texts[texts[at]])
-
-        features = list(self._pool.map(forward, shards, range(len(shards))))
-        seen, read = (torch.cat(each).requires_grad_() for each in zip(*features, strict=True))
-        loss = contrast(seen, read, pairs.wrong, sharpness=self.model.logit_scale)
-        scale, *grads = torch.autograd.grad(loss, (self.model.logit_scale, seen, read))
-
-        def backward(shard: _Shard, at: int) -> None:
-            shard.learn(grads[0][pictures[at]], grads[1][texts[at]])
-
-        list(self._pool.map(backward, shards, range(len(shards))))
-        # a shard's gradients are parts of a sum, and `apply` takes a mean; the scale has its gradient here
-        whole = [[each * len(shards) for each in gradients(shard.model)] for shard in shards]
-        at = next(i for i, each in enumerate(masters) if each is self.model.logit_scale)
-        for each in whole:
-            each[at] = scale
-        self._updates.apply(number, whole, pool=self._pool)
+        follow(self._working, self._updates.weights())
+        longest = scenes.texts.shape[1]
+        self._working.text.attn_mask = self._mask[:longest, :longest]  # open_clip does not cut it
+        read = self._working.text(scenes.texts).float()
+        found = contrast(scenes.seen, read, scenes.wrong, sharpness=self._working.logit_scale.float())
+        found.backward()  # type: ignore[no-untyped-call]
+        self._updates.apply(number, [gradients(self._working)], pool=self._pool)
         with torch.no_grad():
             self.model.logit_scale.clamp_(max=_SHARPEST)
-        return float(loss.detach())
+        return float(found.detach())
 
     def state(self) -> dict[str, Tensor]:
         """Return all that a checkpoint holds."""
@@ -132,65 +143,45 @@ class ClipLearner:
         """Go on from what `state` gave."""
         self._updates.load(state)
 
+    def clip(self) -> CustomTextCLIP:
+        """Return the whole model, with the average of what reads."""
+        found = build_clip(self.recipe, None)
+        found.load_state_dict(
+            {f"visual.{name}": value for name, value in self.visual.state_dict().items()} | self.average.state_dict()
+        )
+        return found.eval()
+
     def knows(self, *, seed: int, scenes: int) -> dict[str, object]:
         """Return what the averaged model knows of held-out scenes."""
         composer = Composer("held-out", size_px=self.recipe.size_px)
-        return asdict(read_by(self.average, composer, seed=seed, count=scenes))
+        return asdict(read_by(self.clip(), composer, seed=seed, count=scenes))
 
     def save(self, folder: Path, *, step: int) -> Path:
         """Write the averaged model in half precision as `clip` into a run's folder."""
-        save_clip(self.average.state_dict(), folder / "clip", recipe=self.recipe, step=step)
+        save_clip(self.clip().state_dict(), folder / "clip", recipe=self.recipe, step=step)
         return folder / "clip"
 
 
-class _Shard:
-    """A thread's own copy of the model, in bfloat16."""
+def look(visual: VisionTransformer, composer: Composer, recipe: ClipRecipe, *, pool: Executor) -> Seen:
+    """Compose the scenes that words are learned for, and look at each, in bfloat16."""
+    visual = deepcopy(visual).to(torch.bfloat16)
+    write_out(visual)
+    seed = recipe.seed + 2 * SCENES_SEED
 
-    def __init__(self, model: CustomTextCLIP) -> None:
-        self.model = deepcopy(model).to(torch.bfloat16).train()
-        self.patches, self.pooled = KeptPatches(), _WithoutClass()
-        self.model.visual.patch_dropout = self.patches
-        self.model.visual.attn_pool.ln_k.register_forward_pre_hook(self.pooled)
-        for block in self.model.visual.transformer.resblocks:
-            block.attn.forward = partial(_written_out, block.attn)  # the fused backward takes three times as long
-        self._features: tuple[Tensor, Tensor] | None = None
+    def part(first: int) -> tuple[Tensor, list[tuple[Placed, ...]]]:
+        numbers = range(first, min(first + _AT_ONCE, recipe.scenes))
+        scenes = [composer.scene(at, seed=seed, least=recipe.least(at)) for at in numbers]
+        return looked(visual, scenes), [tuple(scene.objects) for scene in scenes]
 
-    def see(self, kept: Tensor | None, *, with_class: bool) -> None:
-        """Say which patches are kept, and whether the class token is pooled."""
-        self.patches.kept, self.pooled.on = kept, not with_class
-
-    def encode(self, pixels: NDArray[np.uint8], texts: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the features of pictures and texts in float32, and keep the way back."""
-        seen = self.model.encode_image(normalized(pixels).to(torch.bfloat16))
-        self._features = seen, self.model.encode_text(texts)
-        return self._features[0].detach().float(), self._features[1].detach().float()
-
-    def learn(self, *grads: Tensor) -> None:
-        """Leave the gradients in this copy, given those at its features."""
-        assert self._features is not None
-        back = [grad.to(torch.bfloat16) for grad in grads]
-        torch.autograd.backward(self._features, back)
-        self._features = None
+    features, objects = zip(*pool.map(part, range(0, recipe.scenes, _AT_ONCE)), strict=True)
+    return Seen(features=torch.cat(features), objects=tuple(each for part_of in objects for each in part_of))
 
 
-def _written_out(attention: nn.MultiheadAttention, x: Tensor, *_: Tensor, **__: object) -> tuple[Tensor, None]:
-    """Return what self-attention without a mask returns, each operation by itself."""
-    samples, tokens, width = x.shape
-    each = F.linear(x, attention.in_proj_weight, attention.in_proj_bias)
-    q, k, v = each.reshape(samples, tokens, 3, attention.num_heads, -1).permute(2, 0, 3, 1, 4)
-    weights = (q * attention.head_dim**-0.5 @ k.mT).softmax(dim=-1)
-    mixed = (weights @ v).transpose(1, 2).reshape(samples, tokens, width)
-    return attention.out_proj(mixed), None
-
-
-class _WithoutClass:
-    """A forward pre-hook that takes the class token, the first, away."""
-
-    def __init__(self) -> None:
-        self.on = False
-
-    def __call__(self, _: nn.Module, args: tuple[Tensor]) -> tuple[Tensor]:
-        return (args[0][:, 1:],) if self.on else args
+@torch.no_grad()
+def looked(visual: VisionTransformer, scenes: Sequence[Scene]) -> Tensor:
+    """Return the features of scenes, [scene, feature], of length 1."""
+    pixels = normalized(np.stack([scene.pixels for scene in scenes]))
+    return F.normalize(visual(pixels.to(visual.proj.dtype)).float(), dim=-1)
 
 
 def contrast(seen: Tensor, read: Tensor, wrong: Tensor, *, sharpness: Tensor) -> Tensor:
@@ -203,19 +194,35 @@ def contrast(seen: Tensor, read: Tensor, wrong: Tensor, *, sharpness: Tensor) ->
     return (F.cross_entropy(logits, right) + F.cross_entropy(logits[:, :count].T, right)) / 2
 
 
-def wrong(scenes: Sequence[Scene], said: Sequence[Caption], *, twins: Sequence[int]) -> Tensor:
-    """Return which captions, and then which captions' twins, are plainly false of each scene, [scene, text]."""
-    size_px = len(scenes[0].pixels)
+def wrong(scenes: Sequence[Sequence[Placed]], said: Sequence[Caption], *, twins: Sequence[int], size_px: int) -> Tensor:
+    """Return which captions, and then which captions' twins, are plainly false of each scene, [scene, text].
+
+    Most are, because they count other things; only where the counts agree each caption is held against the boxes.
+    """
     asked = [(each, False) for each in said] + [(said[at], True) for at in twins]
-    return torch.tensor(
-        [
-            [verdict(one, scene.objects, size_px=size_px, exchanged=twin) is False for one, twin in asked]
-            for scene in scenes
-        ]
-    )
+    number = {each.noun: at for at, each in enumerate(things())}
+    there, named = np.zeros((len(scenes), len(number))), np.zeros((len(asked), len(number)))
+    for objects, counts in zip(scenes, there, strict=True):
+        for placed in objects:
+            counts[number[placed.thing.noun]] += 1
+    for (one, _), counts in zip(asked, named, strict=True):
+        for thing, count in one.counts:
+            counts[number[thing.noun]] = count
+    # counts agree where the difference is zero at every thing that a caption names
+    differ = (there**2) @ (named > 0).T - 2 * there @ named.T + (named**2).sum(axis=1) > 0
+    found = torch.from_numpy(differ)
+    for row, text in np.argwhere(~differ).tolist():
+        one, twin = asked[text]
+        found[row, text] = verdict(one, scenes[row], size_px=size_px, exchanged=twin) is False
+    return found
 
 
-def _parts(count: int, *, shards: int) -> list[slice]:
-    """Return `shards` slices of `count` that differ by one at most."""
-    edges = [round(count * at / shards) for at in range(shards + 1)]
-    return [slice(low, high) for low, high in pairwise(edges)]
+def _scene(number: int, recipe: ClipRecipe) -> int:
+    """Return which scene is the so-manieth to be learned from; in each round all come, in another order."""
+    return _order(number // recipe.scenes, recipe.scenes, recipe.seed)[number % recipe.scenes]
+
+
+@lru_cache(maxsize=2)
+def _order(around: int, count: int, seed: int) -> list[int]:
+    generator = torch.Generator().manual_seed(1_000_003 * seed + around)
+    return torch.randperm(count, generator=generator).tolist()

@@ -12,7 +12,7 @@ speak. A patch by itself, as the pooler would see it alone, lies where words lie
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,36 +37,58 @@ class ClipRecipe(Recipe):
 
     Parameters
     ----------
+    steps, batch, scenes
+        Of the second half, which learns words (`clip_learning.py`).
     embed_dim, pool_heads
         Of the space where words and pictures meet, and of the query that reads the picture.
     text_width, text_layers, text_heads
         The text transformer.
-    tower_times
-        How many times the learning rate the weights move with that come from the ViT.
-    pooled_class
-        In one of how many steps the pooler sees the class token too; in the others it has patches only.
-    exchanged
-        Whether each caption that says how two things lie stands against its twin with the two exchanged.
     singles_in
         One of how many scenes may have a single thing; the others have two or three.
+    exchanged
+        Whether each caption that says how two things lie stands against its twin with the two exchanged.
+    seeing_steps, seeing_batch
+        Of the first half, which learns what is where (`clip_seeing.py`).
+    tower_times
+        How many times the learning rate the weights move with, there, that come from the ViT.
+    pooled_class
+        In one of how many steps the pooler sees the class token too; in the others it has patches only.
+    placed
+        How much a thing's place counts beside its name.
+    place_length, side_lead
+        What the tower begins with (`clip_places.py`).
 
     """
 
-    steps: int = 1800
-    batch: int = 64
+    steps: int = 2400
+    batch: int = 256
+    scenes: int = 32768
     warmup_steps: int = 100
     singles: int = 0
-    whole: float = 0.15
     ema: float = 0.996
-    embed_dim: int = 256
-    pool_heads: int = 4
+    shards: int = 2
+    embed_dim: int = 384
+    pool_heads: int = 8
     text_width: int = 128
     text_layers: int = 4
     text_heads: int = 4
+    singles_in: int = 4
+    exchanged: bool = True
+    seeing_steps: int = 2800
+    seeing_batch: int = 64
     tower_times: float = 0.3
     pooled_class: int = 4
-    exchanged: bool = True
-    singles_in: int = 4
+    placed: float = 2.0
+    place_length: float = 60.0
+    side_lead: float = 3.0
+
+    def seeing(self) -> "ClipRecipe":
+        """Return the recipe of the first half, `clip_seeing.py`."""
+        return replace(self, steps=self.seeing_steps, batch=self.seeing_batch)
+
+    def least(self, scene: int) -> int:
+        """Return how many things a scene has at least."""
+        return 1 if scene % self.singles_in == 0 else 2
 
     def times(self, name: str) -> float:
         """Return how many times the learning rate a weight moves with."""

@@ -131,7 +131,7 @@ def _run(learner: Learns[Batch], before: Checkpoint | None, folder: Path, *, wat
 
 def _ahead(learner: Learns[Batch], first: int, last: int) -> Iterator[tuple[int, Batch]]:
     """Give each step its scenes, composed by a thread while the step before is learned."""
-    with ThreadPoolExecutor(1) as pool:
+    with ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(1,)) as pool:
         coming = pool.submit(learner.batch, first) if first < last else None
         for number in range(first, last):
             assert coming is not None
