@@ -1,6 +1,7 @@
 """Opening models of pictures and texts of transformers: folders and names on the hub, whole, safetensors only."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,18 @@ from mmattn.errors import DownloadError, InputError, ModelError
 from mmattn.interception.protocol import ModelFamily, Opened
 
 from ..hub import address, local_or_hub, no_bar, said
-from .transformers_known import KNOWN, opens_config
+from .transformers_known import KNOWN
 
 
-def open_model(name: str, *, weights: Path | None) -> Opened:
+def open_model(name: str, *, weights: Path | None, known: Collection[str] = KNOWN) -> Opened:
     """Open a folder, or a name on the Hugging Face hub: from the hub's local cache where it is there.
+
+    Parameters
+    ----------
+    name, weights
+        As `Adapter.open` has them.
+    known
+        The classes that are opened.
 
     Raises
     ------
@@ -27,7 +35,7 @@ def open_model(name: str, *, weights: Path | None) -> Opened:
         A model of another kind, or one that lacks weights.
     """
     where = address(name, weights=weights)
-    model, processor = local_or_hub(where, _load, unreadable=_unreadable, unreachable=_not_on_hub)
+    model, processor = local_or_hub(where, partial(_load, known=known), unreadable=_unreadable, unreachable=_not_on_hub)
     return Opened(model=model, processor=processor, weights=name.rstrip("/").rsplit("/", 1)[-1])
 
 
@@ -53,16 +61,17 @@ def families() -> Iterable[ModelFamily]:
     ]
 
 
-def _load(where: str, local: bool) -> tuple[nn.Module, Any]:
+def _load(where: str, local: bool, *, known: Collection[str]) -> tuple[nn.Module, Any]:
     """Load the class that the config names, in float32, and its processor; weights must all be there."""
     import transformers
 
     config = transformers.AutoConfig.from_pretrained(where, local_files_only=local)
-    loader: Any = getattr(transformers, (config.architectures or [""])[0], None)
-    if loader is None or not opens_config({"architectures": config.architectures}):
+    named = (config.architectures or [""])[0]
+    loader: Any = getattr(transformers, named, None)
+    if loader is None or named not in known:
         raise ModelError(
             f"{where} is {config.architectures or 'a model without a named class'} ({config.model_type}). This adapter "
-            f"opens {', '.join(KNOWN)}. Open it yourself and record it with mmattn.capture(model)."
+            f"opens {', '.join(known)}. Open it yourself and record it with mmattn.capture(model)."
         )
     with no_bar():
         model, report = loader.from_pretrained(

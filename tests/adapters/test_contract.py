@@ -19,6 +19,7 @@ from contract import (
 )
 from small_clips import clip
 from small_stages import of_torchvision, staged
+from small_streams import stream, stream_processor
 from small_towers import processor, towers
 from small_transformers import member
 from small_vits import model_of
@@ -119,6 +120,16 @@ def open_clip_model() -> Example:
     return Example(model=lambda: clip("EVA-02"), media=media, changed=changed)
 
 
+def one_stream() -> Example:
+    """A Llava with a word behind the picture; of the pair the picture is changed."""
+
+    def changed(media: MediaGiven, axis: Axis, token: int) -> MediaGiven:
+        return MediaGiven(image=painted(media, axis, token).image, text=media.text)
+
+    media = MediaGiven(image=photo().image, text=Words(text="a red car"))
+    return Example(model=lambda: stream("Llava"), media=media, changed=changed, processor=stream_processor("Llava"))
+
+
 EXAMPLES = {
     "open_clip.clip": open_clip_model,
     "timm.models": timm_model,
@@ -127,6 +138,7 @@ EXAMPLES = {
     "transformers.clip": two_towers,
     "transformers.text": text_encoder,
     "transformers.vit": vision_model_of_transformers,
+    "transformers.vlm": one_stream,
 }
 
 

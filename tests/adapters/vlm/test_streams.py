@@ -1,0 +1,159 @@
+"""Decoders of one stream: weights against the library's own, boxes against pixels that are changed."""
+
+import numpy as np
+import pytest
+import torch
+from eager_weights import eager_weights
+from PIL import Image
+from small_streams import STREAMS, stream, stream_processor
+
+import mmattn
+from mmattn.schema.axes import Joined, PatchGrid
+
+TEXT = "the cat on a red mat"
+SIZE = (60, 40)
+
+members = pytest.mark.parametrize("name", STREAMS)
+
+
+def picture(size=SIZE, seed=0):
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8))
+
+
+def attended(name, image=None, text=TEXT):
+    return mmattn.attend(
+        stream(name), image=picture() if image is None else image, text=text, processor=stream_processor(name)
+    )
+
+
+def dense(layer, weights):
+    """The library's weights of one module on the layer's axis: chunks in a row are blocks on the diagonal."""
+    length, at = len(layer.query_axis), 0
+    whole = torch.zeros(weights[0].shape[1], length, length)
+    for chunk in weights:
+        for block in chunk:
+            stop = at + block.shape[-1]
+            whole[:, at:stop, at:stop] = block
+            at = stop
+    assert at == length
+    return whole
+
+
+@members
+def test_every_layer_has_the_weights_of_the_library(name):
+    maps = attended(name)
+    model = stream(name, eager=True)
+    with torch.no_grad(), eager_weights(model) as own:
+        model(**maps.prepared.facts.inputs)
+    assert {layer.name for layer in maps} == set(own)
+    assert not maps.left_out
+    assert {layer.stream for layer in maps} == {"vision", "decoder"}
+    for layer in maps:
+        assert (layer.weights() - dense(layer, own[layer.name])).abs().max() <= 1e-5, layer.name
+        assert layer.error is not None
+
+
+@members
+def test_words_and_the_picture_have_their_parts(name):
+    axis = attended(name).select(stream="decoder")[0].query_axis
+    assert isinstance(axis, Joined)
+    text, at = axis.part("text")
+    assert [word.text for word in text.words()] == TEXT.split()
+    assert [TEXT[slice(*word.span)] for word in text.words()] == TEXT.split()
+    ids = attended(name).prepared.facts.inputs["input_ids"][0]
+    tokenizer = stream_processor(name).tokenizer
+    for word in text.words():
+        written = tokenizer.decode(ids[at[list(word.tokens)]]).strip()
+        assert written == word.text
+    parts = {part: axis.part(part)[0] for part in axis.names[1:]}
+    assert {part: (grid.rows, grid.cols) for part, grid in parts.items()} == STREAMS[name].parts
+    assert all(grid.size_px == SIZE for grid in parts.values())
+
+
+def embeddings(name, image):
+    """What each token of the prompt starts as in the decoder, where no patch attends to another."""
+    model, found = stream(name), []
+    hooks = [
+        module.register_forward_hook(_silent)
+        for path, module in model.named_modules()
+        if path.startswith(f"{STREAMS[name].tower}.") and type(module).__name__.endswith("Attention")
+    ]
+    inner = model.get_submodule(STREAMS[name].decoder)
+    hooks.append(
+        inner.register_forward_pre_hook(lambda _, args, given: found.append(given["inputs_embeds"]), with_kwargs=True)
+    )
+    try:
+        maps = attended(name, image)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return found[0][0], maps
+
+
+def _silent(module, given, output):
+    return (torch.zeros_like(output[0]), *output[1:]) if isinstance(output, tuple) else torch.zeros_like(output)
+
+
+def inverted(image, box):
+    pixels = np.asarray(image).copy()
+    x0, y0, x1, y1 = box
+    pixels[round(y0) : round(y1), round(x0) : round(x1)] ^= 255
+    return Image.fromarray(pixels)
+
+
+@members
+def test_a_box_of_the_original_picture_is_what_its_token_sees(name):
+    image = picture()
+    before, maps = embeddings(name, image)
+    axis = maps.select(stream="decoder")[0].query_axis
+    for part in axis.names[1:]:
+        grid, where = axis.part(part)
+        content = grid.content
+        for token in {int(content[0]), int(content[-1]), *content[:: max(1, len(content) // 5)].tolist()}:
+            x0, y0, x1, y1 = np.clip(grid.place(token), 0, (*SIZE, *SIZE))
+            if min(x1 - x0, y1 - y0) < 2:
+                continue  # padding, mostly
+            wide, high = (x1 - x0) / 4, (y1 - y0) / 4
+            after, _ = embeddings(name, inverted(image, (x0 + wide, y0 + high, x1 - wide, y1 - high)))
+            moved = (after - before).norm(dim=1)
+            assert int(moved[where].argmax()) == token, (part, token)
+            nothing = [n for n in range(len(axis)) if axis.part_of(n) in (None, "text")]
+            assert not moved[nothing].any()
+            far = [where[n] for n in content if _apart(grid.place(n), (x0, y0, x1, y1)) > max(x1 - x0, y1 - y0)]
+            assert not far or moved[far].max() <= 1e-4 * moved[where].max()
+
+
+def _apart(one, other):
+    """How far two boxes are from each other, along the axis in which they are further apart."""
+    return max(max(one[n], other[n]) - min(one[n + 2], other[n + 2]) for n in (0, 1))
+
+
+@members
+def test_the_towers_patches_are_of_the_original_picture(name):
+    image = picture()
+    maps = attended(name, image)
+    layer = maps.select(stream="vision")[0]
+    grids = layer.query_axis.parts if isinstance(layer.query_axis, Joined) else (layer.query_axis,)
+    assert all(isinstance(grid, PatchGrid) and grid.size_px == SIZE for grid in grids)
+    keys = first_keys(name, image)
+    starts = np.cumsum([0, *(len(grid) for grid in grids)])
+    for start, grid in zip(starts[:-1], grids, strict=True):
+        for token in {int(grid.content[0]), int(grid.content[len(grid.content) // 2]), int(grid.content[-1])}:
+            x0, y0, x1, y1 = np.clip(grid.place(token), 0, (*SIZE, *SIZE))
+            if min(x1 - x0, y1 - y0) < 2:
+                continue
+            wide, high = (x1 - x0) / 4, (y1 - y0) / 4
+            box = (x0 + wide, y0 + high, max(x1 - wide, x0 + wide + 1), max(y1 - high, y0 + high + 1))
+            moved = (first_keys(name, inverted(image, box)) - keys).norm(dim=1)
+            assert int(moved[start : start + len(grid)].argmax()) == token
+
+
+def first_keys(name, image):
+    """The keys of the tower's first layer in the order of its calls."""
+    model = stream(name)
+    with torch.no_grad(), mmattn.capture(model) as recording:
+        attended(name, image).prepared.run()
+    first = next(call.module for call in recording.calls if call.module.startswith(STREAMS[name].tower))
+    last = max(call.pass_index for call in recording.calls)
+    calls = [call for call in recording.calls if call.module == first and call.pass_index == last]
+    return torch.cat([call.k.transpose(1, 2).flatten(2).flatten(0, 1) for call in calls])
