@@ -60,7 +60,8 @@ def attend(
     processor
         The transform or processor to use instead of the model's own.
     generate
-        Number of tokens to generate, for models that do.
+        Number of tokens that the model is to write behind its input, greedily, where it writes. The maps are of all of
+        it; the written words are the part `answer` (`mmattn.between(maps)`: where it looked when it wrote each).
     options
         The adapter's own options, such as `mmattn.adapters.vit.timm.TimmOptions(size_px=518)`.
     pass_index

@@ -17,12 +17,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from mmattn.errors import InputError
 from mmattn.interception.calls import Call, Emit
 from mmattn.interception.protocol import MediaGiven, ModelFamily, Opened, PairScores, Prepared
+from mmattn.interception.writing import Way
 from mmattn.schema.axes import Axis
 from mmattn.schema.layers import AttentionLayer
 
@@ -38,6 +39,7 @@ from .known import CLASSES, OneStream, class_of, opens_config
 from .layers import Tower, tower_layers, tower_of
 from .layouts import special_count
 from .rows import row_axes, seen_of
+from .written import continued, write
 
 __all__ = ["SequenceFacts", "TransformersSequence", "adapter"]
 
@@ -58,6 +60,8 @@ class SequenceFacts:
         The patches of all views.
     text
         The rows of tokens: their axes, and which of them are the user's words.
+    tokenizer
+        That reads what the model writes; None where tensors came alone.
     """
 
     how: OneStream
@@ -65,6 +69,7 @@ class SequenceFacts:
     inputs: Mapping[str, Tensor]
     tower: Tower
     text: TextFacts
+    tokenizer: Any = None
 
     @property
     def rows(self) -> tuple[Axis, ...]:
@@ -133,6 +138,7 @@ class TransformersSequence:
             inputs=given.inputs,
             tower=tower_of(pictures, special=special_count(model)),
             text=TextFacts(inputs={"input_ids": given.ids}, axes=axes, real=real),
+            tokenizer=getattr(given.processor, "tokenizer", None),
         )
 
         def call(alive: nn.Module, _: Tensor) -> Any:
@@ -183,6 +189,18 @@ class TransformersSequence:
         """Return how likely the model is to write the text, and the logit of each word; see `protocol.ScoresPairs`."""
         text: TextFacts = prepared.facts.text
         return pair_scores(output, ids=text.inputs["input_ids"], real=text.real)
+
+    def writes(self, model: nn.Module) -> Way:
+        """Every pass of `generate` is a step behind a cache; see `interception.writing.Writes`."""
+        return "steps"
+
+    def write(self, model: nn.Module, prepared: Prepared, count: int) -> Int[Tensor, "sample token"]:
+        """Let the model write behind its prompt; see `interception.writing.Writes`."""
+        return write(model, prepared, count)
+
+    def continued(self, model: nn.Module, prepared: Prepared, written: Int[Tensor, "sample token"]) -> Prepared:
+        """Return the prompt with what was written behind it; see `interception.writing.Writes`."""
+        return continued(model, prepared, written)
 
 
 adapter = TransformersSequence()
