@@ -7,6 +7,9 @@ which picture. Two changes, both made possible by knowing what is in a scene:
   negatives; Yuksekgonul et al. 2023);
 - what is not plainly false of a picture is no wrong answer: "a dog" beside another scene's dog is left out.
 
+And a text is told what it asks for (`meaning`): the vectors of the first half's table, added up. Without that a text
+tower learns nouns in 200 steps and, in 400, nothing of which of two nouns stands left of "left of".
+
 The tower looks at each of `scenes` pictures once, before the first step; what is said of a picture is another caption
 each time. Texts are cut behind the longest of a step: what stands behind the end is never asked.
 """
@@ -25,7 +28,7 @@ from open_clip.transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from assets.training.captions import Caption, caption, verdict
+from assets.training.captions import BESIDE, Caption, caption, verdict
 from assets.training.clip_evaluate import read_by
 from assets.training.clip_model import ClipRecipe, build_clip, save_clip
 from assets.training.clip_seeing import SCENES_SEED, write_out
@@ -39,6 +42,9 @@ from assets.training.updates import Updates
 
 _SHARPEST = float(np.log(100))
 _AT_ONCE = 64
+_VISUAL = "visual."
+_TOWARD = {"left of": (0, 1), "right of": (0, -1), "above": (1, 1), "below": (1, -1)}
+"""Along which axis the other of two things is further, and whether in its direction or against it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,12 +59,15 @@ class Pairs:
         Numbers of the N captions, then of the M twins, [text, token].
     wrong
         [scene, text]: which texts are plainly false of a scene.
+    meanings
+        What the table says for each text, [text, feature], of length 1.
 
     """
 
     seen: Tensor
     texts: Tensor
     wrong: Tensor
+    meanings: Tensor
 
 
 class Reading(nn.Module):
@@ -89,16 +98,18 @@ class Seen:
 class ClipLearner:
     """A CLIP that is learning to read; `step(n)` for n = 0, 1, 2, ... in order."""
 
-    def __init__(self, recipe: ClipRecipe, composer: Composer, *, visual: Mapping[str, Tensor]) -> None:
+    def __init__(self, recipe: ClipRecipe, composer: Composer, *, first: Mapping[str, Tensor]) -> None:
         keep_memory()
         self.recipe, self.composer = recipe, composer
         clip = build_clip(recipe, None)
-        clip.visual.load_state_dict(visual)
+        clip.visual.load_state_dict(of_tower(first))
+        self.table = first["table"]
         self.visual = clip.visual.eval().requires_grad_(False)
         self._updates = Updates(Reading(clip), recipe)
         self.model, self.average = self._updates.model, self._updates.average
         self._working = deepcopy(self.model).to(torch.bfloat16).train()
         self._mask = self._working.text.attn_mask
+        write_out(self._working.text)
         self._pool = ThreadPoolExecutor(recipe.shards, initializer=torch.set_num_threads, initargs=(1,))
         self.seen = look(self.visual, composer, recipe, pool=self._pool)
 
@@ -120,6 +131,10 @@ class ClipLearner:
             seen=self.seen.features[chosen],
             texts=written[:, :longest],
             wrong=wrong(objects, said, twins=twins, size_px=size_px),
+            meanings=torch.stack(
+                [meaning(each, self.table) for each in said]
+                + [meaning(said[at], self.table, exchanged=True) for at in twins]
+            ),
         )
 
     def step(self, number: int, scenes: Pairs) -> float:
@@ -129,6 +144,7 @@ class ClipLearner:
         self._working.text.attn_mask = self._mask[:longest, :longest]  # open_clip does not cut it
         read = self._working.text(scenes.texts).float()
         found = contrast(scenes.seen, read, scenes.wrong, sharpness=self._working.logit_scale.float())
+        found = found + self.recipe.taught * (1 - F.cosine_similarity(read, scenes.meanings)).mean()
         found.backward()  # type: ignore[no-untyped-call]
         self._updates.apply(number, [gradients(self._working)], pool=self._pool)
         with torch.no_grad():
@@ -147,7 +163,7 @@ class ClipLearner:
         """Return the whole model, with the average of what reads."""
         found = build_clip(self.recipe, None)
         found.load_state_dict(
-            {f"visual.{name}": value for name, value in self.visual.state_dict().items()} | self.average.state_dict()
+            {f"{_VISUAL}{name}": value for name, value in self.visual.state_dict().items()} | self.average.state_dict()
         )
         return found.eval()
 
@@ -182,6 +198,27 @@ def looked(visual: VisionTransformer, scenes: Sequence[Scene]) -> Tensor:
     """Return the features of scenes, [scene, feature], of length 1."""
     pixels = normalized(np.stack([scene.pixels for scene in scenes]))
     return F.normalize(visual(pixels.to(visual.proj.dtype)).float(), dim=-1)
+
+
+def meaning(said: Caption, table: Tensor, *, exchanged: bool = False) -> Tensor:
+    """Return what a caption, or its twin, asks of a picture's feature, by the table of the first half."""
+    number = {each.noun: at for at, each in enumerate(things())}
+    there, several, *places = table
+    found = sum(
+        (there[number[thing.noun]] + (1.0 if count > 1 else -0.5) * several[number[thing.noun]])
+        for thing, count in said.counts
+    )
+    if said.relation is not None and said.relation[1] != BESIDE:
+        one, relation, other = said.relation
+        axis, sign = _TOWARD[relation]
+        apart = places[axis][number[other.noun]] - places[axis][number[one.noun]]
+        found = found + 2 * (-sign if exchanged else sign) * apart
+    return F.normalize(torch.as_tensor(found), dim=-1)
+
+
+def of_tower(first: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tower's part of what the first half learned."""
+    return {name.removeprefix(_VISUAL): value for name, value in first.items() if name.startswith(_VISUAL)}
 
 
 def contrast(seen: Tensor, read: Tensor, wrong: Tensor, *, sharpness: Tensor) -> Tensor:

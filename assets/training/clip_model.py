@@ -47,6 +47,8 @@ class ClipRecipe(Recipe):
         One of how many scenes may have a single thing; the others have two or three.
     exchanged
         Whether each caption that says how two things lie stands against its twin with the two exchanged.
+    taught
+        How much it counts that a text means what the first half's table says.
     seeing_steps, seeing_batch
         Of the first half, which learns what is where (`clip_seeing.py`).
     tower_times
@@ -60,9 +62,9 @@ class ClipRecipe(Recipe):
 
     """
 
-    steps: int = 2400
+    steps: int = 2000
     batch: int = 256
-    scenes: int = 32768
+    scenes: int = 24576
     warmup_steps: int = 100
     singles: int = 0
     ema: float = 0.996
@@ -74,6 +76,7 @@ class ClipRecipe(Recipe):
     text_heads: int = 4
     singles_in: int = 4
     exchanged: bool = True
+    taught: float = 2.0
     seeing_steps: int = 2800
     seeing_batch: int = 64
     tower_times: float = 0.3

@@ -3,7 +3,7 @@
 No words yet, but a table in their place: four vectors a thing (is it there; are there several; its column; its row),
 read by a dot product with the picture's feature, as a text's feature will be. Learning this from the scenes' truth
 takes a fraction of what learning it through captions does, because each scene says all of it and no text has to be
-understood first. The table is thrown away: words are learned next, for a tower that stays as it is
+understood first. Words are learned next, for a tower that stays as it is, and the table says what they mean
 (`clip_learning.py`).
 
 **Patch dropout** as for the ViT. In most steps the pooler is kept from the class token: patches must speak.
@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from open_clip.transformer import VisionTransformer
+from open_clip.transformer import TextTransformer, VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -32,6 +32,8 @@ from assets.training.learning import KeptPatches, follow, gradients, keep_memory
 from assets.training.model import load_weights, normalized
 from assets.training.things import things
 from assets.training.updates import Updates
+
+WHATS = ("there", "several", "column", "row")
 
 SCENES_SEED = 7
 """Added to a recipe's seed, so that no scene is one that the ViT has seen."""
@@ -64,7 +66,7 @@ class Truth:
 
 
 class Seeing(nn.Module):
-    """A picture tower and the table that its feature is read by."""
+    """A picture tower and the table that its feature is read by, [what, thing, feature]; what: `WHATS`."""
 
     def __init__(self, visual: VisionTransformer, width: int) -> None:
         super().__init__()
@@ -222,18 +224,21 @@ def seen_by_table(model: Seeing, composer: Composer, *, seed: int, count: int) -
     return {"there": float(np.mean(found)), "left_right": means["left of"], "above_below": means["above"]}
 
 
-def write_out(visual: VisionTransformer) -> None:
+def write_out(tower: VisionTransformer | TextTransformer) -> None:
     """Let a tower's attention run as single operations: backward through the fused one takes three times as long."""
-    for block in visual.transformer.resblocks:
+    for block in tower.transformer.resblocks:
         block.attn.forward = partial(_written_out, block.attn)
 
 
-def _written_out(attention: nn.MultiheadAttention, x: Tensor, *_: Tensor, **__: object) -> tuple[Tensor, None]:
-    """Return what self-attention without a mask returns, each operation by itself."""
+def _written_out(
+    attention: nn.MultiheadAttention, x: Tensor, *_: Tensor, attn_mask: Tensor | None = None, **__: object
+) -> tuple[Tensor, None]:
+    """Return what self-attention returns, each operation by itself; the mask is added."""
     samples, tokens, width = x.shape
     each = F.linear(x, attention.in_proj_weight, attention.in_proj_bias)
     q, k, v = each.reshape(samples, tokens, 3, attention.num_heads, -1).permute(2, 0, 3, 1, 4)
-    weights = (q * attention.head_dim**-0.5 @ k.mT).softmax(dim=-1)
+    scores = q * attention.head_dim**-0.5 @ k.mT
+    weights = (scores if attn_mask is None else scores + attn_mask).softmax(dim=-1)
     mixed = (weights @ v).transpose(1, 2).reshape(samples, tokens, width)
     return attention.out_proj(mixed), None
 

@@ -54,7 +54,7 @@ def train_clip(recipe: ClipRecipe, folder: Path, *, tower: Path | None, watch: W
         return SeeingLearner(first, composer, tower=tower)
 
     def reading() -> ClipLearner:
-        return ClipLearner(recipe, composer, visual=seen_tower(folder / "seeing", first))
+        return ClipLearner(recipe, composer, first=seen_by(folder / "seeing", first))
 
     run(seeing, folder / "seeing", recipe=first, watch=watch)
     before = checkpoints.latest(folder / "seeing", recipe=first)
@@ -63,12 +63,11 @@ def train_clip(recipe: ClipRecipe, folder: Path, *, tower: Path | None, watch: W
     return folder / "clip"
 
 
-def seen_tower(folder: Path, recipe: ClipRecipe) -> dict[str, Tensor]:
-    """Return the averaged tower at the end of the first half."""
+def seen_by(folder: Path, recipe: ClipRecipe) -> dict[str, Tensor]:
+    """Return the averaged weights at the end of the first half: the tower's and the table."""
     last = checkpoints.latest(folder, recipe=recipe)
     assert last is not None
-    prefix = "average.visual."
-    return {name.removeprefix(prefix): value for name, value in last.state.items() if name.startswith(prefix)}
+    return {name.removeprefix("average."): each for name, each in last.state.items() if name.startswith("average.")}
 
 
 def main() -> int:

@@ -14,8 +14,9 @@ if str(ROOT) not in sys.path:
     sys.path.append(str(ROOT))
 
 from assets.training import checkpoints  # noqa: E402
+from assets.training.captions import Caption  # noqa: E402
 from assets.training.clip_evaluate import told  # noqa: E402
-from assets.training.clip_learning import ClipLearner, _scene, contrast, looked  # noqa: E402
+from assets.training.clip_learning import ClipLearner, _scene, contrast, looked, meaning  # noqa: E402
 from assets.training.clip_model import (  # noqa: E402
     ClipRecipe,
     build_clip,
@@ -84,8 +85,7 @@ def test_what_is_written_has_the_tower_that_the_first_half_ended_with(trained: P
 
 def test_a_few_pairs_are_learned_by_heart_with_their_twins() -> None:
     recipe = replace(TINY, steps=400, batch=8, learning_rate=3e-3, muon_rate=1e-2, ema=0.9)
-    visual = build_clip(recipe, None).visual.state_dict()
-    learner = ClipLearner(recipe, Composer("held-out", size_px=32), visual=visual)
+    learner = ClipLearner(recipe, Composer("held-out", size_px=32), first=begun(recipe, tower=None).state_dict())
     pairs = learner.batch(0)
     assert len(pairs.texts) > 8, "there are twins"
     losses = [learner.step(number, pairs) for number in range(150)]
@@ -93,8 +93,8 @@ def test_a_few_pairs_are_learned_by_heart_with_their_twins() -> None:
 
 
 def test_a_text_that_is_cut_behind_the_longest_reads_as_the_whole() -> None:
-    recipe = replace(TINY, steps=50)
-    learner = ClipLearner(recipe, Composer("held-out", size_px=32), visual=build_clip(recipe, None).visual.state_dict())
+    recipe = replace(TINY, steps=50, taught=0.0)
+    learner = ClipLearner(recipe, Composer("held-out", size_px=32), first=begun(recipe, tower=None).state_dict())
     pairs = learner.batch(0)
     assert pairs.texts.shape[1] < CONTEXT
     whole = F.pad(pairs.texts, (0, CONTEXT - pairs.texts.shape[1]), value=words().index("<pad>"))
@@ -105,8 +105,9 @@ def test_a_text_that_is_cut_behind_the_longest_reads_as_the_whole() -> None:
 
 
 def test_pictures_are_looked_at_as_open_clip_does() -> None:
-    clip = build_clip(TINY, None).eval()
-    learner = ClipLearner(TINY, Composer("held-out", size_px=32), visual=clip.visual.state_dict())
+    first = begun(TINY, tower=None).state_dict()
+    learner = ClipLearner(TINY, Composer("held-out", size_px=32), first=first)
+    clip = learner.clip()
     scenes, _ = told(learner.composer, seed=3, count=5, least=1)
     pixels = normalized(np.stack([scene.pixels for scene in scenes]))
     with torch.no_grad():
@@ -120,6 +121,21 @@ def test_each_round_brings_every_scene_once_in_another_order() -> None:
     orders = [[_scene(24 * around + at, TINY) for at in range(24)] for around in range(2)]
     assert sorted(orders[0]) == sorted(orders[1]) == list(range(24))
     assert orders[0] != orders[1]
+
+
+def test_a_text_means_what_the_table_says_of_its_things_and_of_how_they_lie() -> None:
+    dog, key = thing("dog"), thing("key")
+    at = {each.noun: number for number, each in enumerate(things())}
+    table = torch.randn(4, len(things()), 16)
+    there, several, column, row = table
+    two = Caption(text="", mentioned=(), counts=((dog, 2),))
+    torch.testing.assert_close(meaning(two, table), F.normalize(there[at["dog"]] + several[at["dog"]], dim=0))
+    for relation, axis, sign in (("left of", column, 1), ("above", row, 1), ("right of", column, -1)):
+        said = Caption(text="", mentioned=(), counts=((dog, 1), (key, 1)), relation=(dog, relation, key), exchanged="")
+        plain = there[at["dog"]] + there[at["key"]] - (several[at["dog"]] + several[at["key"]]) / 2
+        apart = 2 * sign * (axis[at["key"]] - axis[at["dog"]])
+        torch.testing.assert_close(meaning(said, table), F.normalize(plain + apart, dim=0))
+        torch.testing.assert_close(meaning(said, table, exchanged=True), F.normalize(plain - apart, dim=0))
 
 
 def test_the_loss_is_that_of_the_plain_sum() -> None:
