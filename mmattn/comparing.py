@@ -4,7 +4,7 @@ How words and patches meet in a model decides what can be read:
 
     way       the model                                            methods, the first is the default
     towers    two towers whose features are compared at the end    `interaction`, `chefer`, `gradeclip`, ...
-    cross     words ask patches, or slots that asked them          `cross`
+    cross     words ask patches, or slots that asked them          `chefer`, `cross_rollout`, `cross`
 
 A model may be of several ways: CoCa is two towers with a decoder beside them, whose words ask.
 """
@@ -106,9 +106,16 @@ def match(
         Of two towers `"interaction"` (the default): how much a word and a patch add to the cosine together, for and
         against, from the derivatives of both towers (Moeller et al. 2025). Or one map for each prompt, where a word's
         map is that word as a prompt of its own: `"chefer"` (attention x gradient, last layer), `"gradeclip"` (Zhao et
-        al. 2024), `"similarity"` (raw cosine of patches, which prefers the background).
-        Where words ask patches `"cross"` (the default): one layer's attention as it is. Where the model writes the
-        text, a word's map is the one that wrote it; where words ask slots it is led on to patches, and says so.
+        al. 2024), `"naclip"` (cosine of patches that look at keys like theirs and at neighbors in the last block,
+        Hajimiri et al. 2025; dense, no gradient), `"legrad"` (gradient of what each layer forms by its attention,
+        Bousselham et al. 2025; of an attention pool by the pool's), `"similarity"` (raw cosine of patches, which
+        prefers the background). A picture tower of convolutions (ConvNeXt) has no attention: there
+        `"interaction"`, `"similarity"` and `"gradcam"` (Selvaraju et al. 2017) read its last feature map.
+        Where words ask patches `"chefer"` (the default): attention x gradient through both sides and between them,
+        toward the logit of a match or of each word that the model writes (Chefer et al. 2021, with the co-attention
+        rules); `"cross_rollout"`: attention alone through all layers; `"cross"`: one layer as it is. Where the model
+        writes the text, a word's map is the one that wrote it; where words ask slots it is led on to patches, and
+        says so.
     stream
         Whose words ask, where there is a choice: `"decoder"` for CoCa's, which is read as two towers without it.
     layer, head

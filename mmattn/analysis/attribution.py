@@ -71,10 +71,10 @@ def attribute(
         names = aim.names if named else _own_scores(maps, adapter, model)
         read = {layer.name for layer in maps.select(stream=stream)}
         calls = run.gradients(aim.score, needed=read.__contains__)
-    _refuse_composed(maps, calls)
+    refuse_composed(maps, calls)
     placed = adapter.layers(calls, maps.prepared)
     return tuple(
-        Attribution(maps=_joined(sample, placed, index), target=name)
+        Attribution(maps=with_gradients(sample, placed, index), target=name)
         for index, (sample, name) in enumerate(zip(maps.samples, names, strict=True))
     )
 
@@ -108,7 +108,7 @@ def _runnable(maps: AttentionMaps, model: nn.Module | None) -> nn.Module:
     return maps.model if model is None else model
 
 
-def _refuse_composed(maps: AttentionMaps, calls: Sequence[Call]) -> None:
+def refuse_composed(maps: AttentionMaps, calls: Sequence[Call]) -> None:
     """Raise for a layer that an adapter put together of several calls (differential attention)."""
     made, kept = Counter(call.module for call in calls), Counter(layer.name for layer in maps.layers)
     for name, count in kept.items():
@@ -119,8 +119,8 @@ def _refuse_composed(maps: AttentionMaps, calls: Sequence[Call]) -> None:
             )
 
 
-def _joined(maps: AttentionMaps, placed: Sequence[AttentionLayer], sample: int) -> AttentionMaps:
-    """Return the maps of one sample with the gradients of the same layers."""
+def with_gradients(maps: AttentionMaps, placed: Sequence[AttentionLayer], sample: int) -> AttentionMaps:
+    """Return the maps of one sample, weights times gradients: those of the same layers, placed for all samples."""
     if [layer.name for layer in placed] != [layer.name for layer in maps.layers]:
         raise ModelError(
             f"The model made {len(placed)} attention layers when it ran again and {len(maps.layers)} before. "

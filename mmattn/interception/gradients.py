@@ -54,7 +54,9 @@ class Differentiation:
     def __init__(self, model: nn.Module) -> None:
         self._watcher = _Follower(model)
 
-    def gradients(self, score: Tensor, *, needed: Callable[[str], bool] = lambda module: True) -> list[Call]:
+    def gradients(
+        self, score: Tensor, *, needed: Callable[[str], bool] = lambda module: True, keep: bool = False
+    ) -> list[Call]:
         """Return a call for each token attention seen, in the order of the run, that holds its gradient.
 
         Of a fused kernel `q` is the gradient of the output and `k` the value: the gradient of the weights is
@@ -64,10 +66,12 @@ class Differentiation:
         Parameters
         ----------
         score
-            A number that came out of the block; its graph is used up.
+            A number that came out of the block; its graph is used up, unless it is kept.
         needed
             Of which modules a gradient has to arrive. Of others it is zero where none does: a score that compares
             two towers asks nothing of a decoder that ran beside them.
+        keep
+            Whether gradients of another score of the same run will be asked for.
 
         Raises
         ------
@@ -78,7 +82,7 @@ class Differentiation:
         if not isinstance(score, Tensor) or not score.requires_grad:
             raise ModelError(f"The score has no gradient. {_NO_GRADIENT}")
         try:
-            found = torch.autograd.grad(score, [one.edge for one in noted], allow_unused=True)
+            found = torch.autograd.grad(score, [one.edge for one in noted], allow_unused=True, retain_graph=keep)
         except RuntimeError as problem:
             raise _explained(problem) from problem
         return [

@@ -9,15 +9,16 @@ It says nothing of values, and nothing of how patches mixed before the slots ask
 carries that in its note, `composed`.
 """
 
+import itertools
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from mmattn.errors import ModelError
-from mmattn.schema.axes import Axis, Joined, PatchGrid
+from mmattn.schema.axes import Axis, Joined, PatchGrid, Slots
 from mmattn.schema.layers import AttentionLayer
 from mmattn.schema.weights import Blocks, Dense
 
@@ -26,7 +27,7 @@ def way_to_patches(layer: AttentionLayer, layers: Sequence[AttentionLayer]) -> t
     """Return the cross-attention that leads from the keys of a layer to patches, nearest first.
 
     Empty where its keys are patches, None where they lead to none. Of several layers by which the same slots ask,
-    the last counts.
+    the last counts. Keys that are a sequence (a Q-Former's slots before words) lead on by their part.
     """
     return _way(layer.key[0], layers, (layer,))
 
@@ -46,7 +47,6 @@ def composed(layer: AttentionLayer, layers: Sequence[AttentionLayer]) -> Attenti
 
     Examples
     --------
-    >>> from mmattn.schema.axes import Slots
     >>> grid, slots = (PatchGrid.plain(rows=1, cols=2, patch_px=(8, 8), size_px=(16, 8)),), (Slots.count(2),)
     >>> def made(name, query, key, weights):
     ...     blocks = (Blocks(source=Dense(weights=torch.tensor(weights)[None, None])),)
@@ -69,28 +69,63 @@ def composed(layer: AttentionLayer, layers: Sequence[AttentionLayer]) -> Attenti
     sample = torch.arange(len(found), device=layer.device) if len(found) > 1 else None
     return replace(
         layer,
-        key=way[-1].key,
+        key=tuple(one.axis for one in found),
+        kind="cross",
         heads=layer.storage_heads,
-        storage=(Blocks(source=Dense(weights=torch.stack(found)), sample=sample),),
-        note=", ".join(filter(None, ("composed with " + " and ".join(one.name for one in way), way[-1].note))),
+        storage=(Blocks(source=Dense(weights=torch.stack([one.weights for one in found])), sample=sample),),
+        note="composed with " + " and ".join(one.name for one in way),
     )
 
 
 def _way(
     axis: Axis, layers: Sequence[AttentionLayer], passed: tuple[AttentionLayer, ...]
 ) -> tuple[AttentionLayer, ...] | None:
-    if isinstance(axis, PatchGrid) or (isinstance(axis, Joined) and any(isinstance(p, PatchGrid) for p in axis.parts)):
+    parts = axis.parts if isinstance(axis, Joined) else (axis,)
+    if any(isinstance(part, PatchGrid) for part in parts):
         return ()
+    slots = [part for part in parts if isinstance(part, Slots)]  # words that asked patches are no way for other words
     for other in reversed(layers):
-        if other.kind == "cross" and other.query[0] == axis and other not in passed:
+        if other.kind == "cross" and other.query[0] in slots and other not in passed:
             further = _way(other.key[0], layers, (*passed, other))
             if further is not None:
                 return (other, *further)
     return None
 
 
-def _led(layer: AttentionLayer, way: Sequence[AttentionLayer], sample: int) -> Float[Tensor, "head query patch"]:
-    weights = layer.sample(sample if layer.sample_count > 1 else 0).weights()
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Led:
+    """Weights over an axis."""
+
+    weights: Float[Tensor, "head query key"]
+    axis: Axis
+
+
+def _led(layer: AttentionLayer, way: Sequence[AttentionLayer], sample: int) -> _Led:
+    own = _of(layer, sample)
+    found = _Led(weights=own.weights(), axis=own.key_axis)
     for other in way:
-        weights = weights @ other.sample(sample if other.sample_count > 1 else 0).weights().mean(dim=0)
-    return weights
+        found = _through(found, _of(other, sample))
+    return found
+
+
+def _of(layer: AttentionLayer, sample: int) -> AttentionLayer:
+    return layer.sample(sample if layer.sample_count > 1 else 0)
+
+
+def _through(found: _Led, other: AttentionLayer) -> _Led:
+    """Return weights led on through a layer; of a sequence one part is, and the others stay."""
+    onward = other.weights().mean(dim=0)
+    axis = found.axis
+    if not isinstance(axis, Joined):
+        return _Led(weights=found.weights @ onward, axis=other.key_axis)
+    at = axis.parts.index(other.query_axis)
+    pieces = [found.weights[..., torch.as_tensor(where, device=found.weights.device)] for where in axis.tokens]
+    pieces[at] = pieces[at] @ onward
+    asked = other.key_axis
+    assert not isinstance(asked, Joined)
+    parts = {name: asked if number == at else axis.parts[number] for number, name in enumerate(axis.names)}
+    ends = list(itertools.accumulate((len(part) for part in parts.values()), initial=0))
+    return _Led(
+        weights=torch.cat(pieces, dim=-1),
+        axis=Joined.of(parts, tokens=[range(*pair) for pair in itertools.pairwise(ends)]),
+    )

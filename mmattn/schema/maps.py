@@ -193,12 +193,12 @@ class AttentionMaps:
         return ", ".join(f"{count} layer{'s' * (count > 1)} ({reason})" for reason, count in counts.items())
 
     def composed(self) -> "AttentionMaps":
-        """Return the maps with attention to slots led on to the patches that the slots asked (CoCa's decoder).
+        """Return the maps with attention to slots led on to the patches that the slots asked: CoCa's, a Q-Former's.
 
         A layer that was led on says so in its note, and holds its weights dense; others stay as they are.
         """
         led = [
-            composed(layer, self.layers) if layer.kind == "cross" and way_to_patches(layer, self.layers) else layer
+            composed(layer, self.layers) if way_to_patches(layer, self.layers) else layer
             for layer in self.layers
         ]
         return replace(self, layers=tuple(led))

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
+from mmattn.errors import ModelError
 from mmattn.interception import capture
-from mmattn.interception.protocol import SharesPicture
+from mmattn.interception.protocol import PairScores, ScoresPairs, SharesPicture
 from mmattn.schema.axes import Axis, Joined, Tokens
 from mmattn.schema.composing import way_to_patches
 from mmattn.schema.layers import AttentionLayer
@@ -75,6 +76,22 @@ def tower_of(pair: "Pair") -> str:
     return pair.adapter.picture_tower(pair.model) if isinstance(pair.adapter, SharesPicture) else ""
 
 
+def scores_of(pair: "Pair", meeting: Meeting) -> PairScores:
+    """Return what the model gave for each pair.
+
+    Raises
+    ------
+    ModelError
+        It gives nothing, or its adapter knows no score.
+    """
+    if not isinstance(pair.adapter, ScoresPairs):
+        raise ModelError(
+            f"What {type(pair.model).__name__} gives for a picture with a text is not known to its adapter. "
+            "mmattn.match needs a score. Read its attention with mmattn.attend and mmattn.look."
+        )
+    return pair.adapter.pair_scores(meeting.output, meeting.maps.prepared)
+
+
 def kinds_of(layers: Sequence[AttentionLayer]) -> tuple[Kind, ...]:
     """Return how words and patches meet in the layers of a model, `cross` first.
 
@@ -92,8 +109,14 @@ def kinds_of(layers: Sequence[AttentionLayer]) -> tuple[Kind, ...]:
 
 
 def crosses(layer: AttentionLayer, layers: Sequence[AttentionLayer]) -> bool:
-    """Whether words ask patches in a layer, or ask slots that have asked patches in another."""
-    return layer.kind == "cross" and has_words(layer.query[0]) and way_to_patches(layer, layers) is not None
+    """Whether words ask patches in a layer, or ask slots that have asked patches in another.
+
+    Slots may stand before words in one sequence (BLIP-2); patches that do are another kind.
+    """
+    if not has_words(layer.query[0]):
+        return False
+    way = way_to_patches(layer, layers)
+    return way is not None and (layer.kind == "cross" or bool(way))
 
 
 def has_words(axis: Axis) -> bool:
