@@ -34,6 +34,8 @@ class Joins:
         `text`, `vision`, `joined` (both in one sequence), or another group of tokens, such as `qformer`.
     causal
         Whether a token is kept from those behind it; None: not known beforehand.
+    together
+        The part of a sequence whose tokens see each other all the same.
     """
 
     path: str
@@ -41,6 +43,7 @@ class Joins:
     query: Side = "text"
     key: Side = "text"
     causal: bool | None = None
+    together: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,6 +115,7 @@ FORMS: Mapping[str, Form] = {
     "ChineseCLIPModel": _TOWERS,
     "MetaClip2Model": _TOWERS,
     "OwlViTModel": _PADDED,
+    "Owlv2Model": _PADDED,
     "Siglip2Model": _PADDED,
     "SiglipModel": _PADDED,
     "ViltForImageAndTextRetrieval": _sequence("vilt."),

@@ -15,6 +15,7 @@ from mmattn.errors import ModelError
 from mmattn.interception.blocks import head_count, to_blocks
 from mmattn.interception.calls import Call
 from mmattn.schema.axes import Axis
+from mmattn.schema.joined import Joined
 from mmattn.schema.layers import AttentionLayer
 from mmattn.schema.weights import Attributed, Blocks, Factored
 
@@ -169,5 +170,16 @@ def _allowed(call: Call, joins: Joins, sides: Sides) -> Bool[Tensor, "#sample #h
     queries, keys = call.weights.shape[-2:]
     mask = torch.tensor([[role != "pad" for role in axis.roles] for axis in sides[joins.key]])[:, None, None]
     if joins.causal:
-        mask = mask & torch.ones(queries, keys, dtype=torch.bool).tril()
+        mask = mask & (torch.ones(queries, keys, dtype=torch.bool).tril() | _together(joins, sides))
     return mask.to(call.weights.device)
+
+
+def _together(joins: Joins, sides: Sides) -> Bool[Tensor, "#sample 1 #query #key"]:
+    """Return which tokens belong to the part of a sequence that sees itself whole."""
+    if not joins.together:
+        return torch.zeros(1, 1, 1, 1, dtype=torch.bool)
+    inside = torch.zeros(len(sides[joins.key]), len(sides[joins.key][0]), dtype=torch.bool)
+    for sample, axis in enumerate(sides[joins.key]):
+        assert isinstance(axis, Joined)
+        inside[sample, axis.part(joins.together)[1].tolist()] = True
+    return (inside[:, :, None] & inside[:, None, :])[:, None]

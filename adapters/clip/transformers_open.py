@@ -42,12 +42,16 @@ def open_model(name: str, *, weights: Path | None, known: Collection[str] = KNOW
 def families() -> Iterable[ModelFamily]:
     """Return what can be opened, by how the towers are built."""
     kinds = (
-        "CLIP and its kin, a class token and causal text: CLIP, MetaCLIP 2, CLIPSeg, OWL-ViT",
+        "CLIP and its kin, a class token and causal text: CLIP, MetaCLIP 2, CLIPSeg, OWL-ViT, OWLv2",
         "CLIP with a text encoder that looks both ways: AltCLIP, ChineseCLIP, VisionTextDualEncoder",
         "towers with an attention pool: SigLIP, SigLIP 2 (patches at the picture's own aspect), AIMv2",
         "BLIP: two towers, image-text matching and captions, in which words attend to patches",
         "BridgeTower: words attend to patches and patches to words",
         "BLIP-2, InstructBLIP: slots ask patches, and words ask slots (composed for a map of the picture)",
+        "Idefics (Flamingo's architecture), Idefics2: latents ask patches, words ask latents; gates are told",
+        "Mllama: words ask the patches of all tiles, through gates",
+        "Florence-2: patches and words in an encoder, which a decoder asks",
+        "GIT: patches, then words, in one decoder",
         "ViLT: words and patches in one sequence (no drawing yet)",
     )
     return [

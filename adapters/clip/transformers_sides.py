@@ -112,6 +112,8 @@ class Built:
         What a caption says of a layer, by its module's path.
     scored
         Which tokens of the row are words that the model gives logits for; None where its rows are others.
+    scored_ids
+        The row, where it is not the one that was written.
     derived
         Makes further sides of the patches' axes.
     blind
@@ -124,6 +126,7 @@ class Built:
     look: Callable[[nn.Module, Tensor], Any] | None = None
     notes: Mapping[str, str] = field(default_factory=dict)
     scored: Bool[Tensor, "sample token"] | None = None
+    scored_ids: Int[Tensor, "sample token"] | None = None
     derived: Derived | None = None
     blind: Bool[Tensor, "sample token"] | None = None
 
@@ -199,7 +202,8 @@ def prepare_sided(
 
     text = None
     if built.scored is not None:
-        text = TextFacts(inputs={"input_ids": written.ids}, axes=built.sides["decoder"], real=built.scored)
+        ids = written.ids if built.scored_ids is None else built.scored_ids
+        text = TextFacts(inputs={"input_ids": ids}, axes=(), real=built.scored)
     facts = SidedFacts(
         form=form,
         samples=written.samples,

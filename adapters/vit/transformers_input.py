@@ -19,7 +19,7 @@ from mmattn.schema.media import Photo
 
 from ..hub import said
 from ..measured import THINNEST, measured_geometry
-from ..pixels import Geometry, Resize, Size
+from ..pixels import Geometry, Pad, Resize, Size
 from ..transforms import read_transform, run_transform
 from .pictures import SizeOptions
 from .transformers_patches import images_of, is_cut
@@ -73,7 +73,8 @@ def photo_tensor(
     _check_shape(photo.size_px, processor=processor, overrides=overrides)
     tensor = _processed(processor, photo.pixels, overrides)
     key = f"{type(processor).__module__}.{type(processor).__qualname__} {processor.to_json_string()} {overrides}"
-    geometry = _measured(_Step(key=key, processor=processor, overrides=overrides), photo.size_px)
+    geometry = _padded_first(processor, photo.size_px, overrides)
+    geometry = geometry or _measured(_Step(key=key, processor=processor, overrides=overrides), photo.size_px)
     _check_result(tensor, geometry, processor=processor, options=options)
     return tensor, geometry
 
@@ -149,6 +150,21 @@ def native_size(model: nn.Module) -> Size | None:
     if isinstance(size, list | tuple) and len(size) == 2 and all(isinstance(side, int) for side in size):
         return int(size[1]), int(size[0])
     return (int(size), int(size)) if isinstance(size, int) and size > 0 else None
+
+
+def _padded_first(processor: Any, size_px: Size, overrides: dict[str, Any]) -> Geometry | None:
+    """Return what OWLv2's processor does, by its source: square at the right and bottom, blurred, resized.
+
+    The blur reaches from the picture into its padding, so that where the picture ends cannot be measured; its
+    kernel is even on both sides and moves nothing. None: another processor.
+    """
+    if type(processor).__name__ not in ("Owlv2ImageProcessor", "Owlv2ImageProcessorPil"):
+        return None
+    geometry, settings = Geometry(size_px=size_px), {**vars(processor), **overrides}
+    if settings["do_pad"] and size_px[0] != size_px[1]:
+        geometry = geometry.then(Pad(right=max(size_px) - size_px[0], bottom=max(size_px) - size_px[1]))
+    sides = _sides(settings["size"])
+    return geometry.then(Resize(size_px=(sides["width"], sides["height"]))) if settings["do_resize"] else geometry
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -67,8 +67,12 @@ class Sided:
         Which of the library's softmaxes are attention, and which layers they are compared with.
     part
         Which part of a sequence of patches is looked at closely.
+    overlap
+        Whether a patch is seen by its neighbors' kernels too.
     blind
         How many words of each text stand before the picture and look at none.
+    nested
+        Whether the processor takes a list of pictures for each text.
     """
 
     cls: str
@@ -79,7 +83,9 @@ class Sided:
     softmaxes: Callable[[list[Any]], list[Any]] = lambda results: results
     compared: Callable[[Any], bool] = lambda layer: True
     part: str = "image"
+    overlap: bool = False
     blind: tuple[int, ...] = ()
+    nested: bool = False
 
 
 def _squeezed(kind: str = "BlipImageProcessor") -> Any:
@@ -195,7 +201,88 @@ def _diagonal(weights: Any) -> Any:
 
 
 def _marked(texts: list[str]) -> list[str]:
-    return [f"<image>{text}" for text in texts]
+    return [text if "<image>" in text else f"<image>{text}" for text in texts]
+
+
+def _mllama() -> Any:
+    images = hf.MllamaImageProcessor(size={"height": 48, "width": 48}, max_image_tiles=4)
+    return hf.MllamaProcessor(images, letters("<|image|>", "<|python_tag|>", left=""))
+
+
+def _mllama_config(processor: Any) -> Any:
+    tokenizer = processor.tokenizer
+    ends = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+    text = {**SMALL, "num_hidden_layers": 3, "num_key_value_heads": 2, "vocab_size": len(tokenizer), **ends}
+    vision = {**SMALL, "attention_heads": 4, "image_size": 48, "patch_size": 16, "num_global_layers": 1}
+    del vision["num_attention_heads"]
+    return hf.MllamaConfig(
+        text_config={**text, "cross_attention_layers": [1], "initializer_range": 0.2},
+        vision_config={
+            **vision, "vision_output_dim": 64, "intermediate_layers_indices": [0], "initializer_range": 0.3,
+        },
+        image_token_index=tokenizer.convert_tokens_to_ids("<|image|>"),
+    )  # fmt: skip
+
+
+def _imaged(texts: list[str]) -> list[str]:
+    return [text if "<|image|>" in text else f"<|image|>{text}" for text in texts]
+
+
+def _florence() -> Any:
+    images = hf.CLIPImageProcessor(size={"height": 96, "width": 96}, do_center_crop=False)
+    images.image_seq_length = 10
+    return hf.Florence2Processor(images, letters(left="", extra_special_tokens={"image_token": "<image>"}))
+
+
+def _florence_config(processor: Any) -> Any:
+    tokenizer = processor.tokenizer
+    text = {
+        "d_model": 32, "encoder_layers": 2, "decoder_layers": 2, "encoder_attention_heads": 4, "init_std": 0.3,
+        "decoder_attention_heads": 4, "encoder_ffn_dim": 64, "decoder_ffn_dim": 64, "max_position_embeddings": 64,
+    }  # fmt: skip
+    ends = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 2}
+    vision = {
+        "depths": (1, 1, 1, 1), "embed_dim": (16, 16, 32, 32), "num_heads": (2, 2, 4, 4), "num_groups": (2, 2, 4, 4),
+        "window_size": 4, "projection_dim": 32, "initializer_range": 0.3,
+    }  # fmt: skip
+    return hf.Florence2Config(
+        vision_config=vision, text_config={**text, **ends, "vocab_size": len(tokenizer), "model_type": "bart"},
+        image_token_id=tokenizer.image_token_id,
+    )  # fmt: skip
+
+
+def _tokens_alone(results: list[Any]) -> list[Any]:
+    """Without DaViT's channels, which ask each other in every second block."""
+    vision, rest = results[:8], results[8:]
+    sides = zip(vision[::2], (24, 12, 6, 3), strict=True)
+    return [*(_whole(weights, side=side) for weights, side in sides), *rest]
+
+
+def _whole(windows: Any, *, side: int, window: int = 4) -> Any:
+    """Weights of windows over a square, as one matrix a sample; the last windows reach beyond it."""
+    across = -(-side // window)
+    found = torch.zeros(2, windows.shape[1], side * side, side * side)
+    for number, weights in enumerate(windows):
+        sample, place = divmod(number, across * across)
+        top, left = (window * part for part in divmod(place, across))
+        cells = [(top + n // window, left + n % window) for n in range(window * window)]
+        for a, (row, col) in enumerate(cells):
+            for b, (low, right) in enumerate(cells):
+                if max(row, col, low, right) < side:
+                    found[sample, :, row * side + col, low * side + right] = weights[:, a, b]
+    return found
+
+
+def _git() -> Any:
+    images = hf.CLIPImageProcessor(size={"shortest_edge": 64}, crop_size={"height": 64, "width": 64})
+    return hf.GitProcessor(images, word_pieces())
+
+
+def _git_config(processor: Any) -> Any:
+    return hf.GitConfig(
+        **SMALL, vision_config={**_VISION, "initializer_range": 0.3}, vocab_size=len(processor.tokenizer),
+        initializer_range=0.3, max_position_embeddings=64, bos_token_id=2, eos_token_id=3,
+    )  # fmt: skip
 
 
 SIDED = {
@@ -220,6 +307,29 @@ SIDED = {
     ),
     "Idefics": Sided(cls="IdeficsForVisionText2Text", processor=_idefics, config=_idefics_config, blind=(2, 2)),
     "Idefics, features": Sided(cls="IdeficsModel", processor=_idefics, config=_idefics_config, blind=(2, 2)),
+    "Florence-2": Sided(
+        cls="Florence2ForConditionalGeneration",
+        processor=_florence,
+        config=_florence_config,
+        softmaxes=_tokens_alone,
+        overlap=True,
+    ),
+    "Florence-2, features": Sided(
+        cls="Florence2Model", processor=_florence, config=_florence_config, softmaxes=_tokens_alone, overlap=True
+    ),
+    "GIT": Sided(cls="GitForCausalLM", processor=_git, config=_git_config),
+    "GIT, features": Sided(cls="GitModel", processor=_git, config=_git_config),
+    "Mllama": Sided(
+        cls="MllamaForConditionalGeneration",
+        processor=_mllama,
+        config=_mllama_config,
+        texts=_imaged,
+        part="tile 1",
+        nested=True,
+    ),
+    "Mllama, features": Sided(
+        cls="MllamaModel", processor=_mllama, config=_mllama_config, texts=_imaged, part="tile 1", nested=True
+    ),
     "Idefics2": Sided(
         cls="Idefics2ForConditionalGeneration",
         processor=lambda: _idefics2(split=False),
@@ -256,13 +366,14 @@ def sided(name: str, *, eager: bool = False) -> Any:
         return model
     model = cls(config).eval()
     for path, parameter in model.named_parameters():
-        if path.endswith(("query_tokens", "cls_token", "latents")):
-            torch.nn.init.normal_(parameter)  # slots begin as zeros, and ask all alike
+        if path.endswith(("query_tokens", "cls_token", "latents", "gate", "gate_attn")):
+            torch.nn.init.normal_(parameter)  # slots begin as zeros and ask all alike, and gates begin shut
     return model
 
 
 def written(name: str, *, images: Any, texts: Any) -> Any:
     """What the library's call is given for pairs."""
-    pictures = [Image.fromarray(image) for image in images]
+    pictures: list[Any] = [Image.fromarray(image) for image in images]
+    pictures = [[one] for one in pictures] if SIDED[name].nested else pictures
     inputs = sided_processor(name)(images=pictures, text=SIDED[name].texts(texts), padding=True, return_tensors="pt")
     return {**inputs, **SIDED[name].call(inputs)}

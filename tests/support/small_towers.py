@@ -160,6 +160,13 @@ PAIRS = {
         ),
         padding="max_length",
     ),
+    "OWLv2": Pair(
+        name="Owlv2",
+        processor=lambda: hf.Owlv2Processor(
+            hf.Owlv2ImageProcessor(size={"height": 64, "width": 64}), byte_pairs(pad_token="!")
+        ),
+        padding="max_length",
+    ),
     "SigLIP": Pair(
         name="Siglip",
         processor=lambda: hf.SiglipProcessor(_squeezed(), _no_mask()),

@@ -58,7 +58,7 @@ def test_weights_are_the_softmaxes_that_the_library_ran(name):
         sided(name, eager=True)(**written(name, images=[PHOTO, OTHER], texts=TEXTS))
     expected = SIDED[name].softmaxes(log.results)
     layers = [layer for layer in maps if SIDED[name].compared(layer)]
-    assert len(layers) == len(expected) > 4
+    assert len(layers) == len(expected) >= 4
     for layer, weights in zip(layers, expected, strict=True):
         ours, blind = stacked(layer), SIDED[name].blind if layer.kind == "cross" and layer.stream == "decoder" else ()
         for sample, first in enumerate(blind):
@@ -93,7 +93,7 @@ def test_words_are_the_users(name):
 
 @pytest.mark.parametrize("name", SIDED)
 def test_changing_a_patch_moves_the_token_that_the_axis_names(name):
-    before = next(layer for layer in first_of(name) if layer.stream == "vision")
+    before = first_of(name).select(stream="vision")[0]
     axis = before.key_axis
     grid, where = axis.part(SIDED[name].part) if isinstance(axis, Joined) else (axis, np.arange(len(axis)))
     assert isinstance(grid, PatchGrid)
@@ -102,10 +102,15 @@ def test_changing_a_patch_moves_the_token_that_the_axis_names(name):
         x0, y0, x1, y1 = grid.place(token)
         changed = PHOTO.copy()
         left, top, right, bottom = (round(v) for v in np.clip((x0, y0, x1, y1), 0, (90, 120, 90, 120)))
-        changed[top + 2 : bottom - 2, left + 2 : right - 2] ^= 255
-        after = next(layer for layer in one_of(name, image=changed) if layer.stream == "vision")
+        inside = min(2, (right - left) // 4)  # resizing blurs over a patch's edge
+        changed[top + inside : bottom - inside, left + inside : right - inside] ^= 255
+        after = one_of(name, image=changed).select(stream="vision")[0]
         moved = (after.weights() - before.weights()).abs().sum(0)
-        assert int((moved.sum(0) + moved.sum(1)).argmax()) == int(where[token]), grid.place(token)
+        found = int((moved.sum(0) + moved.sum(1)).argmax())
+        if SIDED[name].overlap:  # 24 x 24 of them
+            assert max(abs(a - b) for a, b in zip(divmod(found, 24), divmod(token, 24), strict=True)) <= 1
+        else:
+            assert found == int(where[token]), grid.place(token)
 
 
 SLOTTED = [name for name in SIDED if "BLIP" in name]
@@ -163,6 +168,56 @@ def test_tiles_are_quarters_of_the_picture_and_padding_has_no_place():
     assert tall.roles.count("pad") == flat.roles.count("pad") == 10
     assert tall.place(5) == (0, 24, 24, 48)
     assert not bool(wide.samples[0].select(stream="vision")[0].weights()[:, :, [3, 4, 8, 9]].any())
+
+
+def test_words_before_the_mark_of_mllamas_picture_are_left_empty_and_tiles_have_places():
+    maps = one_of("Mllama", text="the <|image|>cat")
+    layer = maps.select(stream="decoder", kind="cross")[0]
+    words = layer.query_axis
+    assert words.roles[3] == "special"
+    assert [word.text for word in words.words()] == ["the", "cat"]
+    assert not bool(layer.weights()[:, :3].any())
+    assert torch.allclose(layer.weights()[:, 3:].sum(-1), torch.ones(1))
+    assert layer.note.startswith("gate ")
+    assert "left empty" in layer.note
+    key = layer.key_axis  # 90 x 120 px on 2 x 2 tiles of 48 px: resized to 72 x 96
+    assert key.names == ("tile 1", "tile 2", "tile 3", "tile 4")
+    assert key.roles[0] == key.roles[10] == "cls"
+    assert (key.place(1), key.place(21)) == ((0, 0, 20, 20), (0, 60, 20, 80))
+    vision = maps.select(stream="vision")[-1]
+    assert vision.key_axis.roles.count("pad") == 4 * 6
+    assert vision.note.startswith("gate ")
+    flat = one_of("Mllama", image=PHOTO[:30], text="cat")  # two tiles, one beside the other, and two of padding
+    key = flat.select(stream="decoder", kind="cross")[0].key_axis
+    assert (key.names, key.roles.count("pad")) == (("tile 1", "tile 2"), 20)
+    assert key.place(11) == (48, 0, 64, 16)
+    assert not bool(flat.select(stream="decoder", kind="cross")[0].weights()[..., 20:].any())
+
+
+def test_florence_has_the_pictures_mean_before_its_cells_and_leaves_channels_out_by_name():
+    maps = first_of("Florence-2")
+    axis = maps.select(stream="text")[0].key_axis
+    grid, where = axis.part("image")
+    assert (axis.names, grid.roles[0], where.tolist()) == (("text", "image"), "mean", list(range(10)))
+    assert grid.place(1) == (0, 0, 16.5 / 96 * 90, 16.5 / 96 * 120)  # its middle is the first pixel's
+    assert grid.place(9) == pytest.approx((48.5 / 96 * 90, 48.5 / 96 * 120, 90, 120))
+    assert all(layer.key_axis is axis for layer in maps.select(stream="decoder", kind="cross"))
+    assert [line.split(": ")[0].split(".")[-1] for line in maps.left_out] == ["channel_attn"] * 4
+    task = one_of("Florence-2", text="<OD>").select(stream="text")[0].key_axis.part("text")[0]
+    assert task.text == "Locate the objects with category name in the image."
+    assert task.words()[2].text == "objects"
+
+
+def test_git_puts_the_picture_in_front_and_its_tokens_see_no_word():
+    layer = first_of("GIT").select(stream="decoder")[0]
+    image, where = layer.key_axis.part("image")
+    assert where.tolist() == list(range(17))
+    assert image is first_of("GIT").select(stream="vision")[-1].query_axis
+    weights, allowed = layer.weights(), layer.storage[0].source.mask[0, 0]
+    assert torch.equal(allowed, weights[0] > 0)
+    assert bool(allowed[:17, :17].all())
+    assert not bool(allowed[:17, 17:].any())
+    assert bool(allowed[20, :21].all())
 
 
 def test_a_language_model_that_encodes_has_both_streams():
