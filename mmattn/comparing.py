@@ -62,7 +62,7 @@ WAYS: Mapping[Kind, Way] = {
     "towers": Way(
         what="two towers",
         methods=get_args(OfTowers),
-        options={"steps": ("interaction",), "blocks": ("interaction",)},
+        options={"steps": ("interaction",), "blocks": ("interaction", "legrad")},
         read=_towers,
     ),
     "cross": Way(
@@ -125,8 +125,8 @@ def match(
         For `"interaction"`: points on the way from a black picture and a blank text, 4 by default; from some 20 on the
         matrix sums to what the pair scores more than these, closely. 1 is the input alone: fast, and points worse.
     blocks
-        For `"interaction"`: how many blocks of the image tower, from its end, the way leads through, 1 by default.
-        More point better and take as much longer.
+        How many blocks of the image tower, from its end: for `"interaction"` those that the way leads through, 1 by
+        default (more point better and take as much longer); for `"legrad"` those that are summed, all by default.
     processor
         The processor (or transform and tokenizer) to use instead of the model's own.
     options

@@ -14,19 +14,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from open_clip.coca_model import CoCa
 from open_clip.model import CLIP, CustomTextCLIP
 from torch import Tensor, nn
 
 from mmattn.errors import InputError, ModelError, NoAttentionError
 from mmattn.interception.calls import Call, Emit
+from mmattn.interception.feature_maps import FeatureMap
 from mmattn.interception.protocol import MediaGiven, ModelFamily, Opened, PairScores, Prepared
+from mmattn.interception.writing import Way
 from mmattn.schema.axes import Axis
 from mmattn.schema.layers import AttentionLayer
 from mmattn.schema.media import Words
 
-from ..vit.layouts import PictureFacts
+from ..vit.layouts import PictureFacts, feature_map
 from ..vit.pictures import Brought, phrase, runner
 from .features import logits_per_image
 from .given import checked_options
@@ -37,6 +39,7 @@ from .open_clip_open import families, open_model
 from .open_clip_run import encode, pair_scores, readout_of, score_of
 from .open_clip_words import Texts, given_ids, tokenized
 from .open_clip_words import readout_of as readout_of_text
+from .open_clip_written import continued, write, writes
 from .transformers_text import texts_of
 
 __all__ = ["OpenClip", "OpenClipOptions", "adapter"]
@@ -103,7 +106,8 @@ class OpenClip:
             texts = tokenized(words, model=model, tokenizer=tokenizer)
         elif ids is not None:
             texts = given_ids(ids, model=model)
-        return _prepared(model, *_paired(pictures, texts), words=words)
+        prepared = _prepared(model, *_paired(pictures, texts), words=words)
+        return replace(prepared, facts=replace(prepared.facts, tokenizer=tokenizer))
 
     def taps(self, model: nn.Module, emit: Emit) -> AbstractContextManager[None]:
         """No extra points: everything goes through the kernels that interception sees."""
@@ -124,8 +128,8 @@ class OpenClip:
             tower = getattr(alive.visual, "trunk", alive.visual)
             raise NoAttentionError(
                 f"The image tower of this model, a {type(tower).__name__}, has no attention: it is convolutions alone. "
-                "Maps of a picture need a tower with attention. Pass text= alone for its text tower, use a gradient "
-                "method on the picture, or another model."
+                "Maps of a picture need a tower with attention. Use mmattn.match, which reads gradients of its last feature "
+                "map, pass text= alone for its text tower, or use another model."
             )
         return layers_of(calls, facts)
 
@@ -153,15 +157,34 @@ class OpenClip:
         """Return the features of pictures; see `protocol.TwoTowers`."""
         return image_features(model, prepared)
 
-    def text_features(self, model: nn.Module, prepared: Prepared, *, blank: bool = False) -> Float[Tensor, "text dim"]:
+    def text_features(
+        self, model: nn.Module, prepared: Prepared, *, blank: bool = False, brief: bool = False
+    ) -> Float[Tensor, "text dim"]:
         """Return the features of texts; see `protocol.TwoTowers`."""
-        return text_features(model, prepared, blank=blank)
+        return text_features(model, prepared, blank=blank, brief=brief)
+
+    def feature_map(self, model: nn.Module, prepared: Prepared) -> FeatureMap | None:
+        """Return the last feature map of a tower of convolutions; see `interception.feature_maps`."""
+        facts: PairFacts = prepared.facts
+        return None if facts.picture is None else feature_map(facts.picture)
 
     def compare(
         self, model: nn.Module, *, image: Float[Tensor, "picture dim"], text: Float[Tensor, "text dim"]
     ) -> Float[Tensor, "picture text"]:
         """Return the model's own logits of features; see `protocol.TwoTowers`."""
         return logits_per_image(model, image=image, text=text)
+
+    def writes(self, model: nn.Module) -> Way | None:
+        """CoCa alone does, without a cache; see `interception.writing.Writes`."""
+        return "anew" if writes(model) else None
+
+    def write(self, model: nn.Module, prepared: Prepared, count: int) -> Int[Tensor, "sample token"]:
+        """Let CoCa write about a picture; see `interception.writing.Writes`."""
+        return write(model, prepared, count)
+
+    def continued(self, model: nn.Module, prepared: Prepared, written: Int[Tensor, "sample token"]) -> Prepared:
+        """Return the picture with the text that was written about it; see `interception.writing.Writes`."""
+        return continued(model, prepared, written)
 
 
 adapter = OpenClip()

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 
 from mmattn.errors import InputError
 from mmattn.interception.calls import Call, Emit
+from mmattn.interception.feature_maps import FeatureMap
 from mmattn.interception.protocol import MediaGiven, ModelFamily, Opened, PairScores, Prepared
 from mmattn.schema.axes import Axis
 from mmattn.schema.layers import AttentionLayer
@@ -206,9 +207,16 @@ class TransformersClip:
         """Return the features of pictures; see `protocol.TwoTowers`."""
         return image_features(model, prepared)
 
-    def text_features(self, model: nn.Module, prepared: Prepared, *, blank: bool = False) -> Float[Tensor, "text dim"]:
-        """Return the features of texts; see `protocol.TwoTowers`."""
+    def text_features(
+        self, model: nn.Module, prepared: Prepared, *, blank: bool = False, brief: bool = False
+    ) -> Float[Tensor, "text dim"]:
+        """Return the features of texts, which are as short as they can be; see `protocol.TwoTowers`."""
         return text_features(model, prepared, blank=blank)
+
+    def feature_map(self, model: nn.Module, prepared: Prepared) -> FeatureMap | None:
+        """Return the last feature map of a tower of convolutions; see `interception.feature_maps`."""
+        facts: PairFacts = prepared.facts
+        return None if facts.picture is None else feature_map(facts.picture)
 
     def compare(
         self, model: nn.Module, *, image: Float[Tensor, "picture dim"], text: Float[Tensor, "text dim"]

@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from mmattn.interception.owner import module_paths, nearest_path, running_module
 
 from .contract import Seen
 from .grids import MIXED, Grids
-from .ids import Ids, Story, Undecided, compact, make, mixed, thin, told
+from .ids import Ids, Story, Undecided, compact, first, is_constant, make, mixed, plain, thin, told
 from .mode import TraceMode
 from .state import State
 
@@ -50,6 +51,26 @@ class Event:
 
 
 @dataclass(frozen=True, kw_only=True)
+class LastMap:
+    """The last feature map of a forward pass, where no sequence of tokens is made of it.
+
+    Parameters
+    ----------
+    module
+        Path of the module that gave it.
+    channels
+        The dimension of its channels.
+    ids
+        `[sample, place]`, row by row.
+
+    """
+
+    module: str
+    channels: int
+    ids: Int[Tensor, "sample place"]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Trace:
     """All attentions of a forward pass on indices.
 
@@ -65,6 +86,8 @@ class Trace:
         Torch functions after which tokens have no place, and how often they ran.
     stopped
         Why the model could not run to its end on indices; attention after that has no places.
+    last_map
+        None where patches are tokens to the end, or the last map's places are not a grid's.
 
     """
 
@@ -73,6 +96,7 @@ class Trace:
     others: dict[str, str]
     lost: dict[str, int]
     stopped: str = ""
+    last_map: LastMap | None = None
 
 
 def trace(model: nn.Module, *, shape: tuple[int, ...], call: Callable[[nn.Module, Tensor], Any]) -> Trace:
@@ -122,6 +146,7 @@ def trace(model: nn.Module, *, shape: tuple[int, ...], call: Callable[[nn.Module
             events[number] = replace(events[number], folded=True, query=events[number].key)
 
     state = State(grids=grids, roles=_roles(twin), attention=report, residual=residual, folded=folded)
+    last = _last_output(twin)
     mode = TraceMode(state, buffers=frozenset(buffer.data_ptr() for buffer in twin.buffers() if buffer.numel()))
     before = _draws()
     with torch.random.fork_rng(devices=[]), torch.no_grad(), mode:  # stochastic depth draws numbers
@@ -134,7 +159,40 @@ def trace(model: nn.Module, *, shape: tuple[int, ...], call: Callable[[nn.Module
     if _draws() != before:
         _draws(back_to=before)
         events, stopped = [], "it draws random numbers outside of torch, and another pass draws others"
-    return Trace(events=tuple(events), grids=grids, others=others, lost=state.lost, stopped=stopped)
+    found = None if stopped else _as_map(last, grids)
+    return Trace(events=tuple(events), grids=grids, others=others, lost=state.lost, stopped=stopped, last_map=found)
+
+
+def _last_output(model: nn.Module) -> dict[str, Tensor]:
+    """Return what will hold the last output of any module that has several places, by its path; nothing else."""
+    last: dict[str, Tensor] = {}
+
+    def note(path: str) -> Callable[..., None]:
+        def noted(module: nn.Module, args: Any, output: Any) -> None:
+            several = isinstance(output, Ids) and (
+                (output.dim() == 3 and output.shape[1] > 1)
+                or (output.dim() == 4 and 1 not in (prod(output.shape[1:3]), prod(output.shape[2:])))
+            )
+            if several:
+                last.clear()
+                last[path] = output
+
+        return noted
+
+    for path, module in model.named_modules():
+        module.register_forward_hook(note(path))
+    return last
+
+
+def _as_map(last: dict[str, Tensor], grids: Grids) -> LastMap | None:
+    """Return an output as a map of a whole grid; None for sequences and for places that are something else."""
+    for path, output in last.items():
+        values = plain(output)
+        for channels in (1, 3) if values.dim() == 4 else ():
+            ids = first(values.select(channels, 0))
+            if is_constant(values, [channels]) and grids.whole(ids) is not None:
+                return LastMap(module=path, channels=channels, ids=compact(ids.flatten(1)))
+    return None
 
 
 def _draws(*, back_to: Any = None) -> Any:

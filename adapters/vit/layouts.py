@@ -15,10 +15,13 @@ from torch import Tensor, nn
 
 from mmattn.errors import GoneError
 from mmattn.interception.calls import Call, Emit
+from mmattn.interception.feature_maps import FeatureMap
 from mmattn.interception.protocol import Prepared
+from mmattn.schema.axes import PatchGrid
 from mmattn.schema.layers import AttentionLayer
 
 from ..pixels import Geometry
+from ..tracing.axes import side_of
 from ..tracing.branches import branches
 from ..tracing.layers import joined, layer_of
 from ..tracing.trace import Trace, trace
@@ -94,6 +97,21 @@ def picture_layers(calls: Sequence[Call], facts: PictureFacts) -> tuple[Attentio
     geometries = facts.geometries * facts.shape[0] if len(facts.geometries) == 1 else facts.geometries
     streams = [f"vision.{branch}" if branch else "vision" for branch in branches([p.event for p in found], known.grids)]
     return tuple(layer_of(p, known, geometries, stream=own) for p, own in zip(found, streams, strict=True))
+
+
+def feature_map(facts: PictureFacts) -> FeatureMap | None:
+    """Return the last feature map of a model of convolutions, on the pictures; None where it has none that is placed.
+
+    A model whose patches are tokens to the end has none.
+    """
+    known = trace_of(facts)
+    if known.last_map is None:
+        return None
+    side = side_of(known.last_map.ids, known.grids)
+    axes = tuple(side.spec.axis(geometry) for geometry in facts.geometries)
+    grids = tuple(axis for axis in axes if isinstance(axis, PatchGrid))
+    plain = side.index is None and len(grids) == len(axes)
+    return FeatureMap(module=known.last_map.module, channels=known.last_map.channels, axes=grids) if plain else None
 
 
 _REASONS = {

@@ -18,7 +18,10 @@ from mmattn.cli.pairs import Asked, read_pairs
 from mmattn.cli.several import OF_ONE, Failed, report, say
 from mmattn.errors import InputError
 
-METHOD_HELP = "interaction (the default: word and patch together, for and against), chefer, gradeclip or similarity."
+METHOD_HELP = (
+    "interaction (the default: word and patch together, for and against), chefer, gradeclip, naclip, legrad, gradcam "
+    "(towers of convolutions) or similarity."
+)
 
 
 def command(

@@ -189,8 +189,19 @@ class TwoTowers(Protocol):
         """Return the features `[picture, feature]` of length one, with gradients where they are on."""
         ...
 
-    def text_features(self, model: nn.Module, prepared: Prepared, *, blank: bool = False) -> Tensor:
-        """Return the features `[text, feature]` of length one; `blank`: with padding in place of every piece."""
+    def text_features(
+        self, model: nn.Module, prepared: Prepared, *, blank: bool = False, brief: bool = False
+    ) -> Tensor:
+        """Return the features `[text, feature]` of length one.
+
+        Parameters
+        ----------
+        blank
+            With padding in place of every piece.
+        brief
+            The tower may leave out the positions behind the last token that is no padding, where no feature depends on
+            them: the same features, sooner.
+        """
         ...
 
     def compare(self, model: nn.Module, *, image: Tensor, text: Tensor) -> Tensor:

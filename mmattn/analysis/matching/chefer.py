@@ -8,7 +8,6 @@ notebook for CLIP, which reads the last layer alone (`start_layer=-1`): more lay
 It gives one map for each prompt; the formula of a row is that of `mmattn.analysis.chefer`.
 """
 
-from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -17,7 +16,7 @@ from torch import Tensor, nn
 
 from mmattn.analysis.attribution import Attribution
 from mmattn.analysis.chefer import chefer as through_layers
-from mmattn.analysis.matching.glance import Glance, glance
+from mmattn.analysis.matching.glance import glance, placed
 from mmattn.analysis.matching.towers import Tower
 from mmattn.errors import ModelError
 from mmattn.interception.protocol import Adapter, TwoTowers
@@ -39,23 +38,14 @@ def chefer(
     assert isinstance(adapter, TwoTowers)
     seen = glance(adapter, model, image)
     logits = adapter.compare(model, image=seen.features, text=prompts.to(seen.features))[0]
-    attention = _placed(adapter, image, seen, seen.weights)
+    attention = placed(adapter, image, seen.calls, seen.weights)
     rows = []
     for logit in logits:
-        slopes = _placed(adapter, image, seen, seen.gradients(logit))
+        slopes = placed(adapter, image, seen.calls, seen.gradients(logit))
         layers = tuple(_times(own, slope) for own, slope in zip(attention, slopes, strict=True))
         maps = AttentionMaps(layers=layers, default_stream=image.stream, readout=image.prepared.readout)
         rows.append(through_layers(Attribution(maps=maps, target="")).values[0])
     return torch.stack(rows)
-
-
-def _placed(adapter: Adapter, image: Tower, seen: Glance, values: Sequence[Tensor]) -> tuple[AttentionLayer, ...]:
-    """Return the layers with these numbers for weights, placed as the adapter places weights."""
-    calls = [
-        call.but(q=None, k=None, weights=value.detach(), mask=None, causal=False, softcap=None)
-        for call, value in zip(seen.calls, values, strict=True)
-    ]
-    return tuple(adapter.layers(calls, image.prepared))
 
 
 def _times(own: AttentionLayer, slope: AttentionLayer) -> AttentionLayer:

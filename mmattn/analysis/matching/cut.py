@@ -3,22 +3,23 @@
 The whole tower runs as it is. What enters the block is replaced by the same numbers (or by others) from
 which a graph begins, so that gradients of the features end at the tokens of that block. The block is the
 outermost numbered module around a self-attention (the tower's last, if no other is asked for) whose input is one
-vector for each of its tokens; nothing passes it by.
+vector for each of its tokens; nothing passes it by. A tower whose patches are a feature map of convolutions is
+opened behind the module that gives it.
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from mmattn.analysis.matching.spots import Spot, changed_at
 from mmattn.analysis.matching.towers import Run, Tower
-from mmattn.errors import ModelError
-
-Entry = tuple[tuple[Any, ...], dict[str, Any]]
+from mmattn.errors import ModelError, NotFoundError
+from mmattn.interception.feature_maps import FeatureMap
+from mmattn.schema.layers import AttentionLayer
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -35,69 +36,107 @@ class Cut:
 
     Parameters
     ----------
-    path, block
-        The block.
+    spot
+        In front of the block, or behind the module that gives the feature map.
     run
         The run in which it was found.
     """
 
-    path: str
-    block: nn.Module
+    spot: Spot
     run: Opened
 
     @property
     def tokens(self) -> Float[Tensor, "sample *token width"]:
-        """What enters the block, `[sample, ..., width]`: as many vectors as the axis has tokens."""
+        """What stands there, `[sample, ..., width]`: as many vectors as the axis has tokens."""
         return self.run.tokens.detach()
 
 
 def find_cut(model: nn.Module, tower: Tower, *, block: int = -1) -> Cut:
-    """Return the last block of a tower (or another, by its number), with what enters it.
+    """Return the last block of a tower (or another, by its number), with what enters it; or its feature map.
 
     Raises
     ------
     ModelError
         The block cannot be told: no module in a list around its attention takes the tokens.
+    NotFoundError
+        The tower has not so many blocks.
     """
-    count, samples = len(tower.axes[0]), len(tower.features)
+    if tower.map is not None:
+        return _behind_map(model, tower, tower.map, block)
+    samples, counts = len(tower.features), tower.counts
     attention = tower.around(block).name
     candidates = _numbered(model, attention)
     found: dict[str, Tensor] = {}
 
     def enters(path: str) -> Callable[[Tensor], Tensor | None]:
         def enter(given: Tensor) -> Tensor | None:
-            if found or given.dim() < 3 or len(given) != samples or given.shape[1:-1].numel() != count:
+            if found or not _holds_tokens(given, samples, counts):
                 return None
             found[path] = _leaf(given)
             return found[path].clone()  # the block may write into what it gets, but not into a leaf
 
         return enter
 
-    with torch.enable_grad(), _all_entered({path: (block, enters(path)) for path, block in candidates.items()}):
+    with torch.enable_grad(), _all({Spot(path=p, module=b): enters(p) for p, b in candidates.items()}):
         features = tower.run()
     if not found:
-        named = ", ".join(candidates) or "none"
-        raise ModelError(
-            f"The {'last' if block == -1 else 'asked'} block of the {tower.stream} tower of {type(model).__name__} "
-            f"cannot be told: of the numbered modules around {attention} ({named}) none takes {count} tokens. "
-            'This method starts there. Use method="chefer", which needs the attention alone.'
-        )
+        raise _untold(model, tower, attention, candidates)
     (path, leaf), *_ = found.items()
-    return Cut(path=path, block=candidates[path], run=Opened(features=features, tokens=leaf))
+    return Cut(spot=Spot(path=path, module=candidates[path]), run=Opened(features=features, tokens=leaf))
+
+
+def blocks_of(model: nn.Module, tower: Tower, *, most: int | None = None) -> dict[AttentionLayer, Spot]:
+    """Return the block of each self-attention on the tower's last tokens, lowest first: one attention a block.
+
+    Parameters
+    ----------
+    most
+        Of so many, from the tower's end.
+
+    Raises
+    ------
+    ModelError
+        The block of one cannot be told.
+    NotFoundError
+        The tower has not so many blocks.
+    """
+    layers = tower.alike if most is None else tower.alike[-most:]
+    tower.around(-len(layers) if most is None else -most)
+    around = {layer: _numbered(model, layer.name) for layer in layers}
+    watched = {path: block for one in around.values() for path, block in one.items()}
+    took: set[str] = set()
+
+    def enters(path: str) -> Callable[[Tensor], Tensor | None]:
+        def enter(given: Tensor) -> Tensor | None:
+            if _holds_tokens(given, len(tower.features), tower.counts):
+                took.add(path)
+            return None
+
+        return enter
+
+    with torch.no_grad(), _all({Spot(path=p, module=b): enters(p) for p, b in watched.items()}):
+        tower.run()
+    found: dict[AttentionLayer, Spot] = {}
+    for layer, candidates in around.items():
+        own = [p for p in candidates if p in took and sum(p in other for other in around.values()) == 1]
+        if not own:
+            raise _untold(model, tower, layer.name, candidates)
+        found[layer] = Spot(path=own[0], module=candidates[own[0]])
+    return found
 
 
 def entering(cut: Cut, run: Run) -> Float[Tensor, "sample *token width"]:
-    """Return what enters the block in another run (of a black picture, a blank text)."""
+    """Return what stands at the cut in another run (of a black picture, a blank text)."""
     seen: list[Tensor] = []
 
-    with torch.no_grad(), _all_entered({cut.path: (cut.block, seen.append)}):
+    with torch.no_grad(), changed_at(cut.spot, seen.append):
         run()
-    _once(cut, len(seen))
+    _once(cut.spot, len(seen))
     return seen[0].detach()
 
 
 def opened(cut: Cut, run: Run, *, tokens: Float[Tensor, "sample *token width"]) -> Opened:
-    """Run a tower with these tokens at the entrance of the block, where the graph begins."""
+    """Run a tower with these tokens at the cut, where the graph begins."""
     leaf = _leaf(tokens)
     entered: list[Tensor] = []
 
@@ -105,22 +144,58 @@ def opened(cut: Cut, run: Run, *, tokens: Float[Tensor, "sample *token width"]) 
         entered.append(given)
         return leaf.clone()
 
-    with torch.enable_grad(), _all_entered({cut.path: (cut.block, enter)}):
+    with torch.enable_grad(), changed_at(cut.spot, enter):
         features = run()
-    _once(cut, len(entered))
+    _once(cut.spot, len(entered))
     return Opened(features=features, tokens=leaf)
+
+
+def in_blocks(tower: Tower) -> bool:
+    """Whether the tower's last attention stands in a list of modules, as blocks do."""
+    return any(part.isdigit() for part in tower.last.name.split("."))
+
+
+def _behind_map(model: nn.Module, tower: Tower, found: FeatureMap, block: int) -> Cut:
+    if block not in (-1, 0):
+        raise NotFoundError(
+            f"The {tower.stream} tower of {type(model).__name__} is read from its last feature map, behind which there "
+            f"are no blocks, and {abs(block)} were asked for. Pass blocks=1, or leave it out."
+        )
+    spot = Spot(path=found.module, module=model.get_submodule(found.module), behind=True, channels=found.channels)
+    leaves: list[Tensor] = []
+
+    def enter(given: Tensor) -> Tensor:
+        leaves.append(_leaf(given))
+        return leaves[-1].clone()
+
+    with torch.enable_grad(), changed_at(spot, enter):
+        features = tower.run()
+    _once(spot, len(leaves))
+    return Cut(spot=spot, run=Opened(features=features, tokens=leaves[0]))
 
 
 def _leaf(tokens: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
     return tokens.detach().clone().requires_grad_()
 
 
-def _once(cut: Cut, times: int) -> None:
+def _holds_tokens(given: Tensor, samples: int, counts: tuple[int, ...]) -> bool:
+    return given.dim() >= 3 and len(given) == samples and given.shape[1:-1].numel() in counts
+
+
+def _once(spot: Spot, times: int) -> None:
     if times != 1:
         raise ModelError(
-            f"{cut.path} ran {times} times in one pass. A block of a tower runs once. "
+            f"{spot.path} ran {times} times in one pass. A block of a tower runs once. "
             'Use method="chefer", which needs the attention alone.'
         )
+
+
+def _untold(model: nn.Module, tower: Tower, attention: str, candidates: Mapping[str, nn.Module]) -> ModelError:
+    return ModelError(
+        f"The block around {attention} of the {tower.stream} tower of {type(model).__name__} cannot be told: of the "
+        f"numbered modules that hold it ({', '.join(candidates) or 'none'}) none takes {len(tower.axes[0])} tokens. "
+        'This method starts there. Use method="chefer", which needs the attention alone.'
+    )
 
 
 def _numbered(model: nn.Module, path: str) -> dict[str, nn.Module]:
@@ -135,23 +210,8 @@ def _numbered(model: nn.Module, path: str) -> dict[str, nn.Module]:
 
 
 @contextmanager
-def _all_entered(watched: Mapping[str, tuple[nn.Module, Callable[[Tensor], Tensor | None]]]) -> Iterator[None]:
-    """Hand what enters each block to its function; what that returns goes on in its place."""
-
-    def hook(enter: Callable[[Tensor], Tensor | None]) -> Callable[..., Entry | None]:
-        def enters(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Entry | None:
-            if args:
-                changed = enter(args[0]) if isinstance(args[0], Tensor) else None
-                return None if changed is None else ((changed, *args[1:]), kwargs)
-            named = next((name for name, value in kwargs.items() if isinstance(value, Tensor)), None)
-            changed = None if named is None else enter(kwargs[named])
-            return None if named is None or changed is None else (args, {**kwargs, named: changed})
-
-        return enters
-
-    handles = [block.register_forward_pre_hook(hook(enter), with_kwargs=True) for block, enter in watched.values()]
-    try:
+def _all(watched: Mapping[Spot, Callable[[Tensor], Tensor | None]]) -> Iterator[None]:
+    with ExitStack() as stack:
+        for spot, change in watched.items():
+            stack.enter_context(changed_at(spot, change))
         yield
-    finally:
-        for handle in handles:
-            handle.remove()

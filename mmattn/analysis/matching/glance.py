@@ -4,7 +4,10 @@ For each prompt the gradient of its score with respect to those weights is one s
 feature to the last attention, and no further.
 """
 
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -17,6 +20,9 @@ from mmattn.interception.gradients import refuse_without_gradients
 from mmattn.interception.protocol import Adapter
 from mmattn.schema.axes import Slots
 from mmattn.schema.layers import AttentionLayer
+
+# Which argument of nn.MultiheadAttention asks for weights.
+_ASKED = 4
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -43,6 +49,19 @@ class Glance:
         return torch.autograd.grad(score, self.weights, retain_graph=True)
 
 
+@dataclass(kw_only=True, eq=False)
+class Watched:
+    """What an attention was called with, and its weights in the graph, run by run."""
+
+    calls: list[Call] = field(default_factory=list)
+    weights: list[Tensor] = field(default_factory=list)
+
+    @property
+    def call(self) -> Call:
+        """The call of the first run."""
+        return self.calls[0]
+
+
 def glance(adapter: Adapter, model: nn.Module, image: Tower) -> Glance:
     """Run the image tower once more, with the weights of its last attention in the graph.
 
@@ -52,32 +71,72 @@ def glance(adapter: Adapter, model: nn.Module, image: Tower) -> Glance:
         The model has no gradients, or its last attention runs several times or in parts.
     """
     refuse_without_gradients(model)
-    layers = (image.last, *_pool(image))
-    calls: dict[str, Call] = {}
-    weights: dict[str, Tensor] = {}
-
-    def reach(given: Tensor, call: Call) -> Tensor:
-        if call.module in calls:
+    layers = (image.last, *pool_of(image))
+    names = [layer.name for layer in layers]
+    with _unasked_for_weights(model, names), reached(adapter, model, names) as seen:
+        features = image.run()
+    for name in names:
+        if len(seen[name].calls) > 1:
             raise ModelError(
-                f"{call.module} attends several times in one pass. The last attention of a tower is one. "
+                f"{name} attends several times in one pass. The last attention of a tower is one. "
                 "Use another model, or mmattn.relevance(maps, ...), which reads all layers."
             )
-        used = given if given.requires_grad else given.detach().requires_grad_()
-        calls[call.module], weights[call.module] = call, used
-        return used
-
-    names = [layer.name for layer in layers]
-    with torch.enable_grad(), intervene(model, reach, layers=lambda path: path in names, taps=(adapter.taps,)):
-        features = image.run()
     return Glance(
         features=features,
         layers=layers,
-        calls=tuple(calls[name] for name in names),
-        weights=tuple(weights[name] for name in names),
+        calls=tuple(seen[name].call for name in names),
+        weights=tuple(seen[name].weights[0] for name in names),
     )
 
 
-def _pool(image: Tower) -> tuple[AttentionLayer, ...]:
+@contextmanager
+def reached(adapter: Adapter, model: nn.Module, names: Sequence[str]) -> Iterator[dict[str, Watched]]:
+    """Run what is inside with a graph, in which the weights of these layers are; they are noted."""
+    seen: dict[str, Watched] = {name: Watched() for name in names}
+
+    def reach(given: Tensor, call: Call) -> Tensor:
+        used = given if given.requires_grad else given.detach().requires_grad_()
+        seen[call.module].calls.append(call)
+        seen[call.module].weights.append(used)
+        return used
+
+    with torch.enable_grad(), intervene(model, reach, layers=lambda path: path in seen, taps=(adapter.taps,)):
+        yield seen
+
+
+def placed(
+    adapter: Adapter, image: Tower, calls: Sequence[Call], values: Sequence[Tensor]
+) -> tuple[AttentionLayer, ...]:
+    """Return the layers of calls with these numbers for weights, placed as the adapter places weights."""
+    made = [
+        call.but(q=None, k=None, weights=value.detach(), mask=None, causal=False, softcap=None)
+        for call, value in zip(calls, values, strict=True)
+    ]
+    return tuple(adapter.layers(made, image.prepared))
+
+
+def pool_of(image: Tower) -> tuple[AttentionLayer, ...]:
     """Return the attention pool that the features are read from, where there is one."""
     pools = [layer for layer in image.layers if layer.kind == "cross" and isinstance(layer.query_axis, Slots)]
     return tuple(pools[-1:]) if image.prepared.readout == "pool" else ()
+
+
+@contextmanager
+def _unasked_for_weights(model: nn.Module, names: Sequence[str]) -> Iterator[None]:
+    """Keep torch's own attention from writing its softmax out, where its caller takes the output alone.
+
+    `nn.MultiheadAttention` does so when it is asked for weights, as by default (SigLIP's pool in transformers); then
+    neither queries nor keys are seen. Its output is the same.
+    """
+
+    def unasked(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if len(args) > _ASKED:
+            return (*args[:_ASKED], False, *args[_ASKED + 1 :]), kwargs
+        return args, {**kwargs, "need_weights": False}
+
+    with ExitStack() as stack:
+        for name in names:
+            module = model.get_submodule(name)
+            if isinstance(module, nn.MultiheadAttention):
+                stack.callback(module.register_forward_pre_hook(unasked, with_kwargs=True).remove)
+        yield

@@ -13,16 +13,17 @@ references, so that the whole matrix sums to about
 (each tower continued from those tokens). Moeller, Tilli, Vu & Pado (2025), "Explaining Caption-Image
 Interactions in CLIP Models with Second-Order Attributions", TMLR.
 
-No Jacobian is built. For a word, u = J_text dword is one vector of the features' length: the derivative of
-J_text^T v with respect to v, which attention's plain formula lets torch take. Its row over all patches is
-then (J_image^T u) . dpatch: one backward pass through the last block of the image tower for each token.
+No Jacobian of a text is built. For a word, u = J_text dword is one vector of the features' length: the derivative of
+J_text^T v with respect to v, which attention's plain formula lets torch take. Its row over all patches is then
+(J_image^T u) . dpatch: one backward pass through the last block of the image tower for each token, or for each of the
+feature's numbers where those are fewer, so that many texts cost no more there.
 
 Where we depart: they open both towers at one and the same depth. With a text's words taken at the last block, most of
 it has gone into the end token already, which is no word. Points of the path are midpoints of its parts; `steps=1` is
 the input alone, which sums to nothing in particular and points badly where the cosine is saturated.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from jaxtyping import Float
@@ -37,16 +38,24 @@ _PROBE_SEED = 0
 
 
 def interaction(
-    model: nn.Module, *, image: Tower, text: Tower, black: Run, blank: Run, steps: int = 4, blocks: int = 1
+    model: nn.Module,
+    *,
+    image: Tower,
+    pushed: Sequence[Float[Tensor, "token feature"]],
+    black: Run,
+    steps: int = 4,
+    blocks: int = 1,
 ) -> list[Float[Tensor, "token patch"]]:
     """Return for each text how much each of its tokens and each token of the picture add to the cosine together.
 
     Parameters
     ----------
-    image, text
-        One picture and several texts.
-    black, blank
-        Run each tower on its reference.
+    image
+        One picture.
+    pushed
+        How each token of each text moves the text's feature, as `pushed_by` returns it.
+    black
+        Runs the image tower on its reference.
     steps
         Points of the path from the references; 1: the input alone.
     blocks
@@ -57,13 +66,32 @@ def interaction(
     NotFoundError
         The image tower has not so many blocks.
     ModelError
-        The block of a tower cannot be told, or has no second derivative.
+        The block of the tower cannot be told.
+    """
+    picture = find_cut(model, image, block=-blocks)
+    return _rows(picture, image, entering(picture, black), steps, pushed)
+
+
+def pushed_by(model: nn.Module, *, text: Tower, blank: Run, steps: int = 4) -> Float[Tensor, "text token feature"]:
+    """Return J_text d for each token of some texts, up to the last that is no padding; no graph is kept.
+
+    Parameters
+    ----------
+    text
+        Several texts.
+    blank
+        Runs the text tower on its reference.
+    steps
+        As for `interaction`.
+
+    Raises
+    ------
+    ModelError
+        The block of the tower cannot be told, or has no second derivative.
     """
     with sdpa_kernel(SDPBackend.MATH):  # no fused kernel has a second derivative
         words = find_cut(model, text, block=0)
-        pushed = _pushed(words, text, entering(words, blank), steps)
-    picture = find_cut(model, image, block=-blocks)
-    return _rows(picture, image, entering(picture, black), steps, pushed)
+        return _pushed(words, text, entering(words, blank), steps)
 
 
 def _along(cut: Cut, run: Run, reference: Tensor, steps: int) -> Iterator[Opened]:
@@ -114,15 +142,31 @@ def _derived(each: Float[Tensor, "text token"], token: int, probe: Tensor) -> Fl
 
 
 def _rows(
-    cut: Cut, tower: Tower, reference: Float[Tensor, "one *patch width"], steps: int, pushed: Tensor
+    cut: Cut,
+    tower: Tower,
+    reference: Float[Tensor, "one *patch width"],
+    steps: int,
+    pushed: Sequence[Float[Tensor, "token feature"]],
 ) -> list[Float[Tensor, "token patch"]]:
     difference = cut.tokens - reference
-    texts, tokens, _ = pushed.shape
-    found = torch.zeros(texts, tokens, difference.shape[1:-1].numel(), device=difference.device)
-    asked = torch.nonzero(pushed.abs().sum(dim=2)).tolist()
+    asked = [(text, token) for text, one in enumerate(pushed) for token in _asking(one)]
+    patches = difference.shape[1:-1].numel()
+    found = [torch.zeros(len(one), patches, device=difference.device) for one in pushed]
+    if not asked:
+        return found
+    vectors = torch.stack([pushed[text][token] for text, token in asked])
+    basis = torch.eye(vectors.shape[1], device=vectors.device, dtype=vectors.dtype)
+    few = len(vectors) <= len(basis)
+    rows = torch.zeros(min(len(vectors), len(basis)), patches, device=difference.device)
     for run in _along(cut, tower.run, reference, steps):
-        for text, token in asked:
-            vector = pushed[text, token][None].to(run.features.dtype)
+        for number, vector in enumerate((vectors if few else basis)[:, None].to(run.features.dtype)):
             (back,) = torch.autograd.grad(run.features, run.tokens, vector, retain_graph=True)
-            found[text, token] += (back * difference).sum(dim=-1).flatten().float() / steps
-    return list(found)
+            rows[number] += (back * difference).sum(dim=-1).flatten().float() / steps
+    rows = rows if few else vectors.to(rows.dtype) @ rows
+    for (text, token), row in zip(asked, rows, strict=True):
+        found[text][token] = row
+    return found
+
+
+def _asking(pushed: Float[Tensor, "token feature"]) -> list[int]:
+    return [int(token) for token in torch.nonzero(pushed.abs().sum(dim=1))[:, 0]]

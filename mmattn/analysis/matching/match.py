@@ -4,13 +4,18 @@ method          what it is                                                      
 `interaction`   second order: Jacobians of both towers, from their references   true rows       signed, of the cosine
 `chefer`        attention x gradient of the image tower's last layer             a prompt each   relevance
 `gradeclip`     values x gradient x nearness of keys, last layer                 a prompt each   relevance
+`naclip`        cosine of patches that look at keys like theirs and at neighbors a prompt each   a cosine
+`legrad`        gradient of what each layer forms by its attention, all layers   a prompt each   relevance
+`gradcam`       gradient x last feature map of convolutions                      a prompt each   relevance
 `similarity`    raw cosine of patches with the prompt; prefers the background    a prompt each   a cosine
+
+An image tower without attention (ConvNeXt) has the places of its last feature map for patches; so has one whose only
+attention is a pool (RN50), where a method needs more than that. What reads attention refuses the former.
 
 The picture is looked at once for all texts. A method that gives a map for each prompt gives a word's map by running
 that word as a prompt of its own: what the word means in the text it stands in is not in it.
 """
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
@@ -19,13 +24,19 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from mmattn.analysis.matching.chefer import chefer
+from mmattn.analysis.matching.cut import in_blocks
+from mmattn.analysis.matching.gradcam import gradcam
 from mmattn.analysis.matching.gradeclip import gradeclip
 from mmattn.analysis.matching.interaction import interaction
+from mmattn.analysis.matching.legrad import legrad
+from mmattn.analysis.matching.naclip import naclip
+from mmattn.analysis.matching.said import Said, said, words_alone, words_of
 from mmattn.analysis.matching.similarity import similarity
-from mmattn.analysis.matching.towers import Tower, look
-from mmattn.errors import InputError, ModelError, NotFoundError, nearest
+from mmattn.analysis.matching.towers import Tower, look, map_of
+from mmattn.errors import InputError, ModelError, NoAttentionError, NotFoundError, nearest
 from mmattn.interception.gradients import refuse_without_gradients
 from mmattn.interception.protocol import Adapter, MediaGiven, TwoTowers
 from mmattn.schema.axes import Slots, Tokens
@@ -34,10 +45,16 @@ from mmattn.schema.media import Photo, Words
 from mmattn.schema.results import Relevance, Unit
 from mmattn.schema.source import Source
 
-Method = Literal["interaction", "chefer", "gradeclip", "similarity"]
+Method = Literal["interaction", "chefer", "gradeclip", "naclip", "legrad", "gradcam", "similarity"]
 
-_UNITS: dict[str, Unit] = {"interaction": "signed relevance", "similarity": "signed relevance"}
+_UNITS: dict[str, Unit] = dict.fromkeys(("interaction", "naclip", "similarity"), "signed relevance")
+_OF_ATTENTION = ("chefer", "gradeclip", "naclip", "legrad")
+_COUNTED = {"steps": ("interaction",), "blocks": ("interaction", "legrad")}
 _OWN_PROMPT = "each as a prompt of its own"
+_NOTES: dict[str, dict[str, object]] = {
+    "similarity": {"note": "raw similarity prefers the background"},
+    "naclip": {"note": "a cosine of patches, dense over the picture"},
+}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -75,7 +92,8 @@ def match(pair: Pair, *, method: str | None = None, steps: int | None = None, bl
     steps
         For `interaction`: points of the path from a black picture and a blank text (4); 1: the input alone.
     blocks
-        For `interaction`: blocks of the image tower, from its end, that the path leads through (1).
+        Blocks of the image tower, from its end: for `interaction` those that the path leads through (1), for `legrad`
+        those that are summed (all).
 
     Raises
     ------
@@ -89,30 +107,30 @@ def match(pair: Pair, *, method: str | None = None, steps: int | None = None, bl
     chosen = _checked(pair, method, {"steps": steps, "blocks": blocks})
     refuse_without_gradients(pair.model)
     with torch.inference_mode(False):
-        return _match(pair, chosen, steps=steps or 4, blocks=blocks or 1)
+        return _match(pair, chosen, steps=steps or 4, blocks=blocks)
 
 
-def _match(pair: Pair, method: Method, *, steps: int, blocks: int) -> Match:
+def _match(pair: Pair, method: Method, *, steps: int, blocks: int | None) -> Match:
     assert isinstance(pair.adapter, TwoTowers)
     seen = pair.prepared(image=pair.photo)
-    image = look(pair.adapter, pair.model, seen, stream="vision")
-    text = look(pair.adapter, pair.model, pair.prepared(text=list(pair.texts)), stream="text")
-    source = replace(
-        pair.source, preprocessing="; ".join(filter(None, (seen.preprocessing, text.prepared.preprocessing)))
-    )
+    image = _tower_for(method, pair, look(pair.adapter, pair.model, seen, stream="vision"))
+    text = said(pair, steps=steps if method == "interaction" else None)
+    source = replace(pair.source, preprocessing="; ".join(filter(None, (seen.preprocessing, text.preprocessing))))
     if method == "interaction":
-        rows = _interactions(pair, image, text, steps=steps, blocks=blocks)
+        rows = _interactions(pair, image, text, steps=steps, blocks=blocks or 1)
         whole = torch.stack([one.sum(dim=0) for one in rows])
-        said: dict[str, object] = {"steps": steps, "blocks": blocks, "against": "a black picture and a blank text"}
+        told: dict[str, object] = {"steps": steps, "blocks": blocks or 1, "against": "a black picture and a blank text"}
     else:
-        rows, whole = _by_prompts(pair, method, image, text)
-        said = {"words": _OWN_PROMPT}
-        if method == "similarity":
-            said["note"] = "raw similarity prefers the background"
+        rows, whole = _by_prompts(pair, method, image, text, blocks=blocks)
+        told = {"words": _OWN_PROMPT, **_NOTES.get(method, {})}
+        if method == "legrad":
+            told["layers"] = f"the last {blocks}" if blocks else "all on the last tokens"
+    if image.map is not None:
+        told["tokens"] = f"places of the last feature map ({image.map.module})"
     with torch.no_grad():
         cosines = (text.features @ image.features.T)[:, 0]
         scores = pair.adapter.compare(pair.model, image=image.features, text=text.features)[0]
-    made = _Made(pair=replace(pair, source=source), image=image, text=text, method=method, said=said)
+    made = _Made(pair=replace(pair, source=source), image=image, text=text, method=method, said=told)
     return Match(
         texts=tuple(one.text for one in pair.texts),
         scores=scores.detach().float().cpu(),
@@ -123,55 +141,71 @@ def _match(pair: Pair, method: Method, *, steps: int, blocks: int) -> Match:
     )
 
 
+def _tower_for(method: Method, pair: Pair, image: Tower) -> Tower:
+    """Return the image tower with the tokens that a method reads: its last attention's, or its last feature map's."""
+    name = f"The vision tower of {type(pair.model).__name__}"
+    if image.map is not None:
+        if method in _OF_ATTENTION:
+            raise NoAttentionError(
+                f'{name} has no attention: it is convolutions alone. method="{method}" reads attention. '
+                'Use "interaction", "gradcam" or "similarity", which read its last feature map.'
+            )
+        return image
+    pools = method in ("interaction", "similarity") and not in_blocks(image)
+    found = map_of(pair.adapter, pair.model, image.prepared) if method == "gradcam" or pools else None
+    if found is None and method == "gradcam":
+        raise ModelError(
+            f"{name} has no feature map of convolutions at its end: its patches are tokens. "
+            'Grad-CAM reads such a map. Use method="interaction", "gradeclip" or "chefer".'
+        )
+    return image if found is None else replace(image, map=found)
+
+
 def _interactions(
-    pair: Pair, image: Tower, text: Tower, *, steps: int, blocks: int
+    pair: Pair, image: Tower, text: Said, *, steps: int, blocks: int
 ) -> list[Float[Tensor, "token patch"]]:
     towers = pair.adapter
     assert isinstance(towers, TwoTowers)
     black = pair.prepared(image=Photo(pixels=np.zeros_like(pair.photo.pixels), name="black"))
-    return interaction(
+    found = interaction(
         pair.model,
         image=image,
-        text=text,
+        pushed=text.pushed,
         black=lambda: towers.image_features(pair.model, black),
-        blank=lambda: towers.text_features(pair.model, text.prepared, blank=True),
         steps=steps,
         blocks=blocks,
     )
+    return [F.pad(one, (0, 0, 0, len(axis) - len(one))) for one, axis in zip(found, text.axes, strict=True)]
 
 
 def _by_prompts(
-    pair: Pair, method: Method, image: Tower, text: Tower
+    pair: Pair, method: Method, image: Tower, text: Said, *, blocks: int | None
 ) -> tuple[list[Float[Tensor, "token patch"]], Float[Tensor, "text patch"]]:
     """Return a map for each text, and for each of its words as a prompt of its own, laid on the word's first token."""
-    words = list(dict.fromkeys(word.text for axis in text.axes for word in _said(axis)))
-    prompts = text.features
-    if words:
-        assert isinstance(pair.adapter, TwoTowers)
-        with torch.no_grad():
-            alone = pair.adapter.text_features(pair.model, pair.prepared(text=words))
-        prompts = torch.cat([prompts, alone])
+    words = list(dict.fromkeys(word.text for axis in text.axes for word in words_of(axis)))
+    prompts = torch.cat([text.features, words_alone(pair, words)]) if words else text.features
+    adapter, model = pair.adapter, pair.model
     match method:
         case "chefer":
-            found = chefer(pair.adapter, pair.model, image=image, prompts=prompts)
+            found = chefer(adapter, model, image=image, prompts=prompts)
         case "gradeclip":
-            found = gradeclip(pair.adapter, pair.model, image=image, prompts=prompts)
+            found = gradeclip(adapter, model, image=image, prompts=prompts)
+        case "naclip":
+            found = naclip(adapter, model, image=image, prompts=prompts)
+        case "legrad":
+            found = legrad(adapter, model, image=image, prompts=prompts, blocks=blocks)
+        case "gradcam":
+            found = gradcam(adapter, model, image=image, prompts=prompts)
         case _:
-            found = similarity(pair.model, image=image, prompts=prompts)
+            found = similarity(model, image=image, prompts=prompts)
     at = {word: len(text.axes) + number for number, word in enumerate(words)}
     rows = []
     for axis in text.axes:
         values = torch.zeros(len(axis), found.shape[1], device=found.device)
-        for word in _said(axis):
+        for word in words_of(axis):
             values[word.tokens[0]] = found[at[word.text]].float()
         rows.append(values)
     return rows, found[: len(text.axes)].float()
-
-
-def _said(axis: Any) -> list[Any]:
-    """Return the words of a text that say something alone: punctuation does not."""
-    assert isinstance(axis, Tokens)
-    return [word for word in axis.words() if re.search(r"\w", word.text)]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -180,7 +214,7 @@ class _Made:
 
     pair: Pair
     image: Tower
-    text: Tower
+    text: Said
     method: Method
     said: dict[str, object]
 
@@ -223,10 +257,10 @@ def _checked(pair: Pair, method: str | None, counts: dict[str, int | None]) -> M
             raise InputError(
                 f"{name}={count!r} is no number of {name}. It is a whole number from 1. Pass such a number."
             )
-        if chosen != "interaction":
+        if chosen not in _COUNTED[name]:
             raise InputError(
-                f'{name}={count} and method="{chosen}" do not go together: it follows no path. '
-                "Leave one of the two out."
+                f'{name}={count} and method="{chosen}" do not go together: {name}= is for '
+                f"{' and '.join(_COUNTED[name])}. Leave one of the two out."
             )
     if not isinstance(pair.adapter, TwoTowers) or not pair.adapter.has_two_towers(pair.model):
         raise ModelError(

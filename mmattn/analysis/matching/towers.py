@@ -5,15 +5,17 @@ text; nothing is known of any library.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from mmattn.errors import ModelError, NoAttentionError, NotFoundError
 from mmattn.interception import capture
+from mmattn.interception.feature_maps import FeatureMap, MapsFeatures
 from mmattn.interception.protocol import Adapter, Prepared, TwoTowers
 from mmattn.schema.axes import Axis, PatchGrid, Tokens
 from mmattn.schema.layers import AttentionLayer
@@ -39,6 +41,8 @@ class Tower:
         `[sample, feature]`, of length one.
     layers
         Its attention, lowest first.
+    map
+        Its last feature map, where the tokens are that map's places and not those of an attention.
     """
 
     stream: Stream
@@ -46,6 +50,7 @@ class Tower:
     run: Run
     features: Float[Tensor, "sample feature"]
     layers: tuple[AttentionLayer, ...]
+    map: FeatureMap | None = None
 
     @property
     def last(self) -> AttentionLayer:
@@ -60,7 +65,7 @@ class Tower:
         NotFoundError
             There is no such block.
         """
-        alike = [one for one in self.layers if one.kind == "self" and len(one.query[0]) == len(self.last.query[0])]
+        alike = self.alike
         if not -len(alike) <= block < len(alike):
             raise NotFoundError(
                 f"The {self.stream} tower has {len(alike)} blocks on its last tokens, and {abs(block)} were asked for. "
@@ -69,38 +74,59 @@ class Tower:
         return alike[block]
 
     @property
+    def alike(self) -> tuple[AttentionLayer, ...]:
+        """The self-attention on the tokens of the last one, lowest first."""
+        count = len(self.last.query[0])
+        return tuple(one for one in self.layers if one.kind == "self" and len(one.query[0]) == count)
+
+    @property
     def axes(self) -> tuple[Axis, ...]:
-        """What the tokens of that attention are, one axis a sample."""
-        return self.last.query if len(self.last.query) > 1 else self.last.query * len(self.features)
+        """What the tokens are, one axis a sample."""
+        own: tuple[Axis, ...] = self.last.query if self.map is None else self.map.axes
+        return own if len(own) > 1 else own * len(self.features)
+
+    @property
+    def counts(self) -> tuple[int, ...]:
+        """How many tokens a block may be given: all, or those up to the last that is no padding."""
+        used = (1 + int(np.flatnonzero([role != "pad" for role in axis.roles])[-1]) for axis in self.axes)
+        return (len(self.axes[0]), max(used))
+
+    def placed_on(self, found: FeatureMap) -> "Tower":
+        """Return the tower with the places of its last feature map for tokens."""
+        return replace(self, map=found)
 
 
 def look(adapter: Adapter, model: nn.Module, prepared: Prepared, *, stream: Stream) -> Tower:
-    """Run one tower and return it with its layers.
+    """Run one tower and return it with its layers; one of convolutions alone with its last feature map.
 
     Raises
     ------
     NoAttentionError
-        The tower has none (ConvNeXt).
+        The tower has no attention, and no feature map whose places are known.
     ModelError
         Its tokens are no patches of the picture, or no pieces of the text.
     """
     assert isinstance(adapter, TwoTowers)
     towers: TwoTowers = adapter
 
-    def run() -> Tensor:
+    def run(brief: bool = True) -> Tensor:
         if stream == "vision":
             return towers.image_features(model, prepared)
-        return towers.text_features(model, prepared)
+        return towers.text_features(model, prepared, brief=brief)
 
+    features: list[Tensor] = []
     try:
         with torch.no_grad(), capture(model, taps=(adapter.taps,)) as seen:
-            features = run()
+            features.append(run(brief=False).detach())
     except NoAttentionError as problem:
-        raise NoAttentionError(
-            f"The {stream} tower of {type(model).__name__} made no attention that could be seen (a convolutional "
-            "network has none), and its tokens are told by it. Both towers need attention over tokens. Use another "
-            "model; the scores alone are the product of the two features."
-        ) from problem
+        found = map_of(adapter, model, prepared) if stream == "vision" else None
+        if found is None:
+            raise NoAttentionError(
+                f"The {stream} tower of {type(model).__name__} made no attention that could be seen (a convolutional "
+                "network has none), and its tokens are told by it. Both towers need tokens with a place. Use another "
+                "model; the scores alone are the product of the two features."
+            ) from problem
+        return Tower(stream=stream, prepared=prepared, run=run, features=features[0], layers=(), map=found)
     layers = tuple(adapter.layers(seen.calls, prepared))
     own = tuple(layer for layer in layers if layer.stream == stream or layer.stream.startswith(f"{stream}."))
     wanted = PatchGrid if stream == "vision" else Tokens
@@ -111,4 +137,9 @@ def look(adapter: Adapter, model: nn.Module, prepared: Prepared, *, stream: Stre
             f"The {stream} tower of {type(model).__name__} has no {'patches' if stream == 'vision' else 'words'} to "
             f"link: {named}. Both sides need tokens with a place. See mmattn.attend(model, ...) for what there is."
         )
-    return Tower(stream=stream, prepared=prepared, run=run, features=features.detach(), layers=own)
+    return Tower(stream=stream, prepared=prepared, run=run, features=features[0], layers=own)
+
+
+def map_of(adapter: Adapter, model: nn.Module, prepared: Prepared) -> FeatureMap | None:
+    """Return the last feature map of the image tower, where the adapter knows of one."""
+    return adapter.feature_map(model, prepared) if isinstance(adapter, MapsFeatures) else None
