@@ -157,8 +157,9 @@ def _common(one: str, text: str) -> str:
 
 
 def _without_space(text: str, start: int, end: int) -> Span:
-    kept = text[start:end].lstrip()
-    return (end - len(kept), end) if kept else (start, end)
+    kept = text[start:end].strip()
+    begin = start + text[start:end].find(kept)
+    return (begin, begin + len(kept)) if kept else (start, end)
 
 
 def _spelled(row: Sequence[int], tokenizer: Any) -> str:

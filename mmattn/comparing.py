@@ -5,6 +5,7 @@ How words and patches meet in a model decides what can be read:
     way       the model                                            methods, the first is the default
     towers    two towers whose features are compared at the end    `interaction`, `chefer`, `gradeclip`, ...
     cross     words ask patches, or slots that asked them          `chefer`, `cross_rollout`, `cross`
+    stream    words and patches stand in one sequence              `chefer`, `relative`, `heads`, `raw`
 
 A model may be of several ways: CoCa is two towers with a decoder beside them, whose words ask.
 """
@@ -17,7 +18,7 @@ from typing import Any, get_args
 from torch import nn
 
 from mmattn import plugins
-from mmattn.analysis.matching import Pair, crossing
+from mmattn.analysis.matching import Pair, crossing, streaming
 from mmattn.analysis.matching import match as of_towers
 from mmattn.analysis.matching.match import Method as OfTowers
 from mmattn.analysis.matching.meeting import Kind, Meeting, kinds_of, meet
@@ -71,6 +72,12 @@ WAYS: Mapping[Kind, Way] = {
         options={"stream": get_args(crossing.Method), "layer": ("cross",), "head": ("cross",)},
         read=crossing.match,
     ),
+    "stream": Way(
+        what="a model with words and patches in one sequence",
+        methods=get_args(streaming.Method),
+        options={"layer": ("raw", "relative"), "head": ("raw",)},
+        read=streaming.match,
+    ),
 }
 
 
@@ -91,13 +98,13 @@ def match(
     """Return what a model makes of a picture and some texts; for a list of pictures a list.
 
     Two towers share no attention: what links a word to a patch is a construction, and there are several. In a model
-    whose words ask patches it is attention. The picture is looked at once for all texts (as often as there are texts
-    by a BridgeTower, whose picture tower runs in parts).
+    whose words ask patches, or stand in one sequence with them, it is attention. The picture is looked at once for
+    all texts (as often as there are texts where its tower does not run as a whole: BridgeTower, decoders of one stream).
 
     Parameters
     ----------
     model
-        A CLIP, SigLIP or one of their kin, BLIP, CoCa, ..., as a module or a name.
+        A CLIP, SigLIP or one of their kin, BLIP, CoCa, ViLT, Llava, ..., as a module or a name.
     image
         A path, a PIL image, an array or tensor; or a list of them.
     texts
@@ -116,11 +123,15 @@ def match(
         rules); `"cross_rollout"`: attention alone through all layers; `"cross"`: one layer as it is. Where the model
         writes the text, a word's map is the one that wrote it; where words ask slots it is led on to patches, and
         says so.
+        In one sequence `"chefer"` (the default), toward the logit of a match or of each word; `"relative"`: one layer
+        over that of a general question (Zhang et al. 2025); `"heads"`: the three heads that look at one place (Kang
+        et al. 2025); `"raw"`: attention as it is, with the share of sinks, patches at which every word looks.
     stream
         Whose words ask, where there is a choice: `"decoder"` for CoCa's, which is read as two towers without it.
     layer, head
         For `"cross"`: a layer, by number among those in which words ask patches (-1: the last, the default) or by
-        module path; a head, by default their mean.
+        module path; a head, by default their mean. For `"relative"` a layer (by default the one at 14/32 of the
+        depth), for `"raw"` a layer and a head (by default the mean of all).
     steps
         For `"interaction"`: points on the way from a black picture and a blank text, 4 by default; from some 20 on the
         matrix sums to what the pair scores more than these, closely. 1 is the input alone: fast, and points worse.
@@ -216,7 +227,7 @@ def _unfit(pair: Pair, method: str | None, ways: Mapping[Kind, Way]) -> ModelErr
         return ModelError(
             f"{name} has not two towers, of pictures and of texts, that compare features at the end, and no words "
             "in it ask patches. mmattn.match links words and patches through one or the other. Pass a CLIP, SigLIP, "
-            "BLIP or CoCa, or read this one with mmattn.attend."
+            "BLIP, CoCa, ViLT or Llava, or read this one with mmattn.attend."
         )
     there = [one for way in ways.values() for one in way.methods]
     return NotFoundError(

@@ -65,6 +65,10 @@ def pair_scores(
         return PairScores(
             values=judged.softmax(dim=1)[:, 1], unit="probability of a match", targets=judged[:, 1].clone()
         )
+    if isinstance(logits, Tensor) and logits.shape[1:] == (1,):  # ViLT's ranking of texts
+        return PairScores(values=logits[:, 0], unit="logit of a match", targets=logits[:, 0].clone())
+    fills = type(output).__name__ == "MaskedLMOutput"  # knows what stands behind a word: it does not write
+    logits = None if fills else logits
     if isinstance(logits, Tensor) and logits.dim() == 3 and ids is not None and logits.shape[:2] == ids.shape:
         assert real is not None
         return written(logits, ids=ids, real=real)
