@@ -64,17 +64,29 @@ def targets(composer: Composer, *, seed: int, count: int) -> list[Trial]:
     return found
 
 
+@dataclass(frozen=True, kw_only=True)
+class Drawn:
+    """The boxes of a photograph's subject, and what it is called."""
+
+    said: str
+    boxes: tuple[Box, ...]
+
+
+def drawn() -> dict[str, Drawn]:
+    """Return what was drawn on the shipped photographs by hand, by their names."""
+    path = Path(__file__).with_name("pointing_photos.toml")
+    told = tomllib.loads(path.read_text(encoding="utf-8"))
+    return {
+        name: Drawn(said=each["said"], boxes=tuple((x0, y0, x1, y1) for x0, y0, x1, y1 in each["boxes_px"]))
+        for name, each in told.items()
+    }
+
+
 def photographs() -> dict[str, Trial]:
     """Return the shipped photographs with the boxes of their subjects."""
-    path = Path(__file__).with_name("pointing_photos.toml")
-    drawn = tomllib.loads(path.read_text(encoding="utf-8"))
     return {
-        name: Trial(
-            scene=index,
-            picture=catalog.photo_path(name),
-            boxes=tuple((x0, y0, x1, y1) for x0, y0, x1, y1 in each["boxes_px"]),
-        )
-        for index, (name, each) in enumerate(drawn.items())
+        name: Trial(scene=index, picture=catalog.photo_path(name), boxes=each.boxes)
+        for index, (name, each) in enumerate(drawn().items())
     }
 
 

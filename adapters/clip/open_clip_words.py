@@ -9,6 +9,7 @@ what the model reads. What does not is cut, and said.
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -106,7 +107,7 @@ def own_tokenizer(model: nn.Module) -> Any:
     if not isinstance(text, HFTextEncoder):
         size = _vocabulary(model)
         if size == CLIP_VOCABULARY:
-            return SimpleTokenizer(context_length=_length(model, None))
+            return _byte_pairs(_length(model, None))
         raise InputError(
             f"This model has a vocabulary of {size} pieces and does not say of which tokenizer; CLIP's own has "
             f"{CLIP_VOCABULARY}. A text needs the tokenizer that the model was trained with. Pass "
@@ -124,6 +125,12 @@ def own_tokenizer(model: nn.Module) -> Any:
         "machine. A text needs the tokenizer that the model was trained with. Pass "
         "processor=open_clip.get_tokenizer(NAME), or (transform, tokenizer)."
     )
+
+
+@cache
+def _byte_pairs(context_length: int) -> SimpleTokenizer:
+    """Return CLIP's own tokenizer, made once: it reads its merges for a tenth of a second."""
+    return SimpleTokenizer(context_length=context_length)
 
 
 def text_tower(model: nn.Module) -> Any:

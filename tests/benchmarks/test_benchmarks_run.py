@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.mark.parametrize("name", ["capture", "rollout", "relevance", "overlay", "links", "windows"])
+@pytest.mark.parametrize("name", ["capture", "rollout", "relevance", "overlay", "links", "windows", "match"])
 def test_a_benchmark_runs_and_writes_what_it_measured(name: str, tmp_path: Path) -> None:
     if name == "overlay":
         pytest.importorskip("pytorch_grad_cam", reason="grad-cam comes with the bench extra")
