@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from open_clip.coca_model import CoCa
 from open_clip.model import CLIP, CustomTextCLIP
 from torch import Tensor, nn
@@ -23,6 +23,7 @@ from mmattn.errors import InputError, ModelError, NoAttentionError
 from mmattn.interception.calls import Call, Emit
 from mmattn.interception.feature_maps import FeatureMap
 from mmattn.interception.protocol import MediaGiven, ModelFamily, Opened, PairScores, Prepared
+from mmattn.interception.writing import Way
 from mmattn.schema.axes import Axis
 from mmattn.schema.layers import AttentionLayer
 from mmattn.schema.media import Words
@@ -38,6 +39,7 @@ from .open_clip_open import families, open_model
 from .open_clip_run import encode, pair_scores, readout_of, score_of
 from .open_clip_words import Texts, given_ids, tokenized
 from .open_clip_words import readout_of as readout_of_text
+from .open_clip_written import continued, write, writes
 from .transformers_text import texts_of
 
 __all__ = ["OpenClip", "OpenClipOptions", "adapter"]
@@ -104,7 +106,8 @@ class OpenClip:
             texts = tokenized(words, model=model, tokenizer=tokenizer)
         elif ids is not None:
             texts = given_ids(ids, model=model)
-        return _prepared(model, *_paired(pictures, texts), words=words)
+        prepared = _prepared(model, *_paired(pictures, texts), words=words)
+        return replace(prepared, facts=replace(prepared.facts, tokenizer=tokenizer))
 
     def taps(self, model: nn.Module, emit: Emit) -> AbstractContextManager[None]:
         """No extra points: everything goes through the kernels that interception sees."""
@@ -170,6 +173,18 @@ class OpenClip:
     ) -> Float[Tensor, "picture text"]:
         """Return the model's own logits of features; see `protocol.TwoTowers`."""
         return logits_per_image(model, image=image, text=text)
+
+    def writes(self, model: nn.Module) -> Way | None:
+        """CoCa alone does, without a cache; see `interception.writing.Writes`."""
+        return "anew" if writes(model) else None
+
+    def write(self, model: nn.Module, prepared: Prepared, count: int) -> Int[Tensor, "sample token"]:
+        """Let CoCa write about a picture; see `interception.writing.Writes`."""
+        return write(model, prepared, count)
+
+    def continued(self, model: nn.Module, prepared: Prepared, written: Int[Tensor, "sample token"]) -> Prepared:
+        """Return the picture with the text that was written about it; see `interception.writing.Writes`."""
+        return continued(model, prepared, written)
 
 
 adapter = OpenClip()
