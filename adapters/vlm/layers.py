@@ -100,8 +100,7 @@ def _layer(module: str, calls: Sequence[Call], stored: Sequence[Blocks], tower: 
     at = 0
     for one in stored:
         shape, stop = (one.source.shape[0], one.source.shape[2]), at + one.row_count
-        sample, token = tower.sample[at:stop].reshape(shape), tower.token[at:stop].reshape(shape)
-        storage += _blocks(one.source, sample, token, lengths=[len(axis) for axis in tower.axes])
+        storage += _blocks(one.source, tower.sample[at:stop].reshape(shape), tower.token[at:stop].reshape(shape))
         at = stop
     errors = [call.error for call in calls if call.error is not None]
     return AttentionLayer(
@@ -117,18 +116,15 @@ def _layer(module: str, calls: Sequence[Call], stored: Sequence[Blocks], tower: 
 
 
 def _blocks(
-    source: Factored | Dense | Attributed,
-    sample: Int[Tensor, "block query"],
-    token: Int[Tensor, "block query"],
-    *,
-    lengths: list[int],
+    source: Factored | Dense | Attributed, sample: Int[Tensor, "block query"], token: Int[Tensor, "block query"]
 ) -> list[Blocks]:
     """Return the blocks of one call; a block of several prompts, which its mask keeps apart, is cut into theirs."""
     assert not isinstance(source, Attributed)  # a call is seen before any gradient
     sample, token = sample.to(source.device), token.to(source.device)
     if bool((sample == sample[:, :1]).all()):
         own = None if len(sample) == 1 and not int(sample[0, 0]) else sample[:, 0]
-        plain = len(sample) == len(lengths) and set(lengths) == {token.shape[1]}
+        plain = len(torch.unique(sample[:, 0])) == len(sample)
+        plain = plain and bool((token == torch.arange(token.shape[1], device=token.device)).all())
         index = None if plain else token
         return [Blocks(source=source, sample=own, query_index=index, key_index=index)]
     found = []

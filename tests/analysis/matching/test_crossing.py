@@ -12,7 +12,6 @@ import mmattn
 from mmattn.errors import InputError, ModelError, NotFoundError
 from mmattn.schema.axes import PatchGrid
 
-NOTE = "its keys are pooled queries, no patches; composed with visual.attn_pool.attn"
 PHOTO = np.random.default_rng(0).integers(0, 256, (120, 90, 3), dtype=np.uint8)
 TEXTS = ["A cat on the mat", "red sports car"]
 CROSSED = ["BLIP, matching", "BLIP, captions", "BridgeTower, matching"]
@@ -131,7 +130,7 @@ def test_cocas_words_are_led_on_to_patches_through_its_pool(captioner):
         expected = cross[text].mean(dim=0) @ pool[text].mean(dim=0)[1:]
         for token in relevance.query_axis.content:
             assert torch.allclose(relevance.values[token], expected[token - 1], atol=1e-5)
-        assert relevance.parameters["note"] == NOTE
+        assert relevance.parameters["note"] == "composed with visual.attn_pool.attn"
         assert len(relevance.axis.content) == 16  # the class column has no place, and is not drawn
     labels = output["labels"]  # what the model itself would be trained to write
     steps = output["logits"][:, : labels.shape[1]].log_softmax(dim=-1)
@@ -148,7 +147,7 @@ def test_maps_of_coca_are_composed_in_the_same_way(captioner):
         assert isinstance(layer.key_axis, PatchGrid)
         assert torch.allclose(layer.weights().mean(dim=0)[0], relevance.values[1], atol=1e-5)
         looked = mmattn.look(sample, stream="decoder", kind="cross", query=1)
-        assert looked.parameters["note"] == NOTE
+        assert looked.parameters["note"] == "composed with visual.attn_pool.attn"
     assert led["visual.attn_pool.attn"] is maps["visual.attn_pool.attn"]
 
 
