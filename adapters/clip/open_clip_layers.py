@@ -56,6 +56,8 @@ class PairFacts:
         How many tokens of the image tower's last axis, and of the text, the decoder leaves out before its own.
     hides_pads
         Whether no token of a text looks at padding, as in towers of Hugging Face.
+    tokenizer
+        The user's own; None for the model's.
 
     """
 
@@ -67,6 +69,7 @@ class PairFacts:
     first_key: int = 0
     first_word: int = 0
     hides_pads: bool = False
+    tokenizer: Any = None
 
 
 def pair_facts(
