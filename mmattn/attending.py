@@ -36,8 +36,7 @@ def read_media(given: MediaGiven) -> MediaGiven:
         )
     if given.image is None:
         return given
-    image = given.image
-    photos: Any = [read_photo(one) for one in image] if isinstance(image, list | tuple) else read_photo(image)
+    photos: Any = _photos(given.image)
     if isinstance(photos, list) and not photos:
         raise InputError("The list of images is empty. A batch holds at least one. Pass one image or several.")
     return MediaGiven(
@@ -49,6 +48,11 @@ def read_media(given: MediaGiven) -> MediaGiven:
         inputs=given.inputs,
         generate=given.generate,
     )
+
+
+def _photos(image: Any) -> Any:
+    """Return pictures read, in lists as they were given: a list in a list is the pictures of one prompt."""
+    return [_photos(one) for one in image] if isinstance(image, list | tuple) else read_photo(image)
 
 
 def run_and_join(

@@ -1,5 +1,6 @@
 """What the user gave a decoder of one stream: which pictures stand in which prompt, and what the processor wrote."""
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +19,7 @@ from ..clip.transformers_text import texts_of
 from ..hub import said
 from ..vit.pictures import photos_of, to_model
 from .known import OneStream
-from .prompts import Prompt, prompt_of
+from .prompts import Hearing, Prompt, prompt_of
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -35,12 +36,18 @@ class Given:
         The pictures of each prompt; empty where tensors came alone.
     processor
         That wrote them; None where tensors came alone.
+    mark
+        What stands for a picture in its texts.
+    written
+        What the processor gave to its tokenizer, for each prompt.
     """
 
     inputs: Mapping[str, Tensor]
     prompts: tuple[Prompt, ...]
     photos: tuple[tuple[Photo, ...], ...]
     processor: Any
+    mark: str = ""
+    written: tuple[str, ...] = ()
 
     @property
     def ids(self) -> Int[Tensor, "sample token"]:
@@ -63,36 +70,46 @@ def read(media: MediaGiven, *, model: nn.Module, how: OneStream, processor: Any)
     """
     named = type(model).__name__
     texts = () if media.text is None else texts_of(media.text)
-    groups = _groups(media.image, texts, mark=how.mark, named=named)
-    own = media.inputs
-    if own is None and not (groups and texts):
-        there, lacks, argument = ("picture", "text", "text") if groups else ("text", "picture", "image")
+    own, has_image = media.inputs, media.image is not None
+    if own is None and not (has_image and texts):
+        there, lacks, argument = ("picture", "text", "text") if has_image else ("text", "picture", "image")
         raise InputError(
             f"{named} was given a {there} alone. Its words and patches stand in one sequence, so it needs a {lacks}. "
             f"Pass {argument}= as well."
         )
-    if own is not None and bool(groups) != bool(texts):
+    if own is not None and has_image != bool(texts):
         raise InputError(
-            f"{named} was given inputs= with {'image' if groups else 'text'}= alone. Prepared tensors hold both, and "
-            "are compared with what the processor makes of both. Pass both, or inputs= alone."
+            f"{named} was given inputs= with {'image' if has_image else 'text'}= alone. Prepared tensors hold both, "
+            "and are compared with what the processor makes of both. Pass both, or inputs= alone."
         )
+    processor = saved_processor(model) if processor is None and texts else processor
+    if processor is not None:
+        _check_processor(processor, named)
+    mark = str(getattr(processor, "image_token", ""))
+    groups = _groups(media.image, texts, mark=mark, named=named) if texts else ()
     prompts: tuple[Prompt, ...] = ()
     made: Mapping[str, Any] | None = None
+    written: tuple[str, ...] = ()
     if groups:
-        processor = _checked(saved_processor(model) if processor is None else processor, named)
         texts = texts * (len(groups) if len(texts) == 1 else 1)
         prompts = tuple(
-            prompt_of(words, pictures=len(group), mark=how.mark, picture=how.picture, processor=processor)
+            prompt_of(words, pictures=len(group), mark=mark, picture=how.picture.format(mark), processor=processor)
             for words, group in zip(texts, groups, strict=True)
         )
-        made = _written(processor, prompts, groups)
+        made, written = _written(processor, prompts, groups)
     inputs = made if own is None else _given(own, made, named=named)
     assert inputs is not None
     return Given(
-        inputs={str(name): _moved(value, model) for name, value in inputs.items() if isinstance(value, Tensor)},
+        inputs={
+            str(name): _moved(value, model)
+            for name, value in inputs.items()
+            if isinstance(value, Tensor) and name != "labels"  # PaliGemma's processor makes some, all of them ignored
+        },
         prompts=prompts,
         photos=groups,
-        processor=processor if groups else None,
+        processor=processor,
+        mark=mark,
+        written=written,
     )
 
 
@@ -120,10 +137,15 @@ def _groups(image: Any, texts: Sequence[Words], *, mark: str, named: str) -> tup
     return tuple((photo,) for photo in photos * (count if len(photos) == 1 else 1))
 
 
-def _written(processor: Any, prompts: Sequence[Prompt], groups: Sequence[Sequence[Photo]]) -> Mapping[str, Any]:
+def _written(
+    processor: Any, prompts: Sequence[Prompt], groups: Sequence[Sequence[Photo]]
+) -> tuple[Mapping[str, Any], tuple[str, ...]]:
+    """Return what the processor makes of prompts and pictures, and the texts that it gave to its tokenizer."""
+    twin, hearing = copy.copy(processor), Hearing(processor.tokenizer)
+    twin.tokenizer = hearing
     pictures = [[Image.fromarray(photo.pixels) for photo in group] for group in groups]
     try:
-        encoded: Mapping[str, Any] = processor(
+        encoded: Mapping[str, Any] = twin(
             images=pictures, text=[prompt.written for prompt in prompts], padding=True, return_tensors="pt"
         )
     except MmattnError:
@@ -133,7 +155,7 @@ def _written(processor: Any, prompts: Sequence[Prompt], groups: Sequence[Sequenc
             f"{type(processor).__name__} cannot take this picture and text: {said(problem)}. It takes what the model "
             "was trained with. Check the text's marks for pictures, and the processor."
         ) from problem
-    return encoded
+    return encoded, tuple(hearing.heard)
 
 
 def _given(own: Any, made: Mapping[str, Any] | None, *, named: str) -> Mapping[str, Any]:
@@ -161,10 +183,9 @@ def _moved(value: Tensor, model: nn.Module) -> Tensor:
     return to_model(value, model) if value.is_floating_point() else value.to(next(model.parameters()).device)
 
 
-def _checked(processor: Any, named: str) -> Any:
+def _check_processor(processor: Any, named: str) -> None:
     if not callable(processor) or getattr(processor, "image_processor", None) is None:
         raise InputError(
             f"processor= is a {type(processor).__name__}. {named} needs one of pictures and texts, which writes the "
             "picture's tokens into the text. Pass the processor that was saved with the model."
         )
-    return processor

@@ -37,14 +37,11 @@ class Tower:
         One a prompt.
     sample, token
         Of each token in the tower's order: its prompt, and which token of that prompt's axis it is.
-    note
-        What captions say of the places.
     """
 
     axes: tuple[Axis, ...]
     sample: Int[Tensor, " token"]
     token: Int[Tensor, " token"]
-    note: str = ""
 
 
 def tower_of(pictures: Sequence[Sequence[Seen]], *, special: int) -> Tower:
@@ -100,7 +97,8 @@ def _layer(module: str, calls: Sequence[Call], stored: Sequence[Blocks], tower: 
     at = 0
     for one in stored:
         shape, stop = (one.source.shape[0], one.source.shape[2]), at + one.row_count
-        storage += _blocks(one.source, tower.sample[at:stop].reshape(shape), tower.token[at:stop].reshape(shape))
+        sample, token = tower.sample[at:stop].reshape(shape), tower.token[at:stop].reshape(shape)
+        storage += _blocks(one.source, sample, token, lengths=[len(axis) for axis in tower.axes])
         at = stop
     errors = [call.error for call in calls if call.error is not None]
     return AttentionLayer(
@@ -111,20 +109,22 @@ def _layer(module: str, calls: Sequence[Call], stored: Sequence[Blocks], tower: 
         storage=tuple(storage),
         stream="vision",
         error=max(errors) if errors else None,
-        note=tower.note,
     )
 
 
 def _blocks(
-    source: Factored | Dense | Attributed, sample: Int[Tensor, "block query"], token: Int[Tensor, "block query"]
+    source: Factored | Dense | Attributed,
+    sample: Int[Tensor, "block query"],
+    token: Int[Tensor, "block query"],
+    *,
+    lengths: list[int],
 ) -> list[Blocks]:
     """Return the blocks of one call; a block of several prompts, which its mask keeps apart, is cut into theirs."""
     assert not isinstance(source, Attributed)  # a call is seen before any gradient
     sample, token = sample.to(source.device), token.to(source.device)
     if bool((sample == sample[:, :1]).all()):
         own = None if len(sample) == 1 and not int(sample[0, 0]) else sample[:, 0]
-        plain = len(torch.unique(sample[:, 0])) == len(sample)
-        plain = plain and bool((token == torch.arange(token.shape[1], device=token.device)).all())
+        plain = len(sample) == len(lengths) and set(lengths) == {token.shape[1]}
         index = None if plain else token
         return [Blocks(source=source, sample=own, query_index=index, key_index=index)]
     found = []

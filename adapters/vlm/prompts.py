@@ -10,7 +10,6 @@ stands for those of its characters that are the user's, whatever else stands bes
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from difflib import SequenceMatcher
 from typing import Any
 
 from jaxtyping import Bool, Int
@@ -40,13 +39,16 @@ class Prompt:
         As the user wrote them.
     written
         With marks for its pictures, in the form that the model was trained with.
-    start
-        Where the user's text begins in `written`.
+    end
+        Where the user's text ends in `written`, without spaces behind it.
+    mark
+        What stands for a picture in it.
     """
 
     words: Words
     written: str
-    start: int
+    end: int
+    mark: str
 
 
 def prompt_of(words: Words, *, pictures: int, mark: str, picture: str, processor: Any) -> Prompt:
@@ -73,10 +75,10 @@ def prompt_of(words: Words, *, pictures: int, mark: str, picture: str, processor
             "many of both, or a text without marks."
         )
     if marks:
-        return Prompt(words=words, written=words.text, start=0)
+        return Prompt(words=words, written=words.text, end=len(words.text.rstrip()), mark=mark)
     if not getattr(processor, "chat_template", None):
-        before = picture * pictures
-        return Prompt(words=words, written=before + words.text, start=len(before))
+        written = picture * pictures + words.text
+        return Prompt(words=words, written=written, end=len(written.rstrip()), mark=mark)
     written, frame = (_filled(processor, text, pictures=pictures) for text in (words.text, _SENTINEL))
     start, kept = frame.find(_SENTINEL), words.text.strip()
     at = written.find(kept, start) if start >= 0 else -1
@@ -85,7 +87,7 @@ def prompt_of(words: Words, *, pictures: int, mark: str, picture: str, processor
             f"The chat template of {type(processor).__name__} does not hold the text {words.text[:40]!r} as it is. It "
             f"would. Write the whole prompt yourself, with {mark} for each picture."
         )
-    return Prompt(words=words, written=written, start=at - words.text.index(kept))
+    return Prompt(words=words, written=written, end=at + len(kept), mark=mark)
 
 
 def _filled(processor: Any, text: str, *, pictures: int) -> str:
@@ -99,59 +101,100 @@ def _filled(processor: Any, text: str, *, pictures: int) -> str:
         ) from problem
 
 
+class Hearing:
+    """A tokenizer that remembers which texts it was given: what a processor made of prompts."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+        self.heard: list[str] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._tokenizer, name)
+
+    def __call__(self, text: Any, *args: Any, **settings: Any) -> Any:
+        """Tokenize."""
+        self.heard = [text] if isinstance(text, str) else list(text)
+        return self._tokenizer(text, *args, **settings)
+
+
 def words_axis(
-    prompt: Prompt | None, ids: Int[Tensor, " token"], *, real: Bool[Tensor, " token"], tokenizer: Any
+    prompt: Prompt | None,
+    ids: Int[Tensor, " token"],
+    *,
+    real: Bool[Tensor, " token"],
+    others: Sequence[int],
+    written: str,
+    tokenizer: Any,
 ) -> Tokens | Positions:
     """Return the axis of the tokens that are no picture's: of Positions where the text is not known.
 
     Parameters
     ----------
     ids, real
-        The row without the pictures' tokens, and which of it is no padding.
+        The row, and which of it is no padding.
+    others
+        Where those tokens stand in it.
+    written
+        What the processor gave to its tokenizer.
 
     Raises
     ------
     InputError
-        The row does not hold the prompt.
+        The row does not hold the text.
     """
+    chosen = list(others)
     if prompt is None or tokenizer is None or not getattr(tokenizer, "is_fast", False):
-        return row_axis(None if prompt is None else prompt.words.text, ids, real=real, tokenizer=tokenizer)
-    row = [int(token) for token in ids.tolist()]
+        text = None if prompt is None else prompt.words.text
+        return row_axis(text, ids[chosen], real=real[chosen], tokenizer=tokenizer)
+    spans = _spans(prompt, ids, real=real, written=written, tokenizer=tokenizer)
     special = special_ids(tokenizer)
-    encoded = tokenizer(prompt.written, return_offsets_mapping=True, verbose=False)
-    own = {
-        number: span
-        for number, (token, span) in enumerate(
-            zip(encoded["input_ids"], _spans(prompt, encoded["offset_mapping"]), strict=True)
-        )
-        if span is not None and token not in special
-    }
-    found = _aligned(encoded["input_ids"], row)
-    if not own or not set(own) <= set(found):
+    row = [int(token) for token in ids.tolist()]
+    own = {n: span for n in chosen if (span := spans[n]) is not None and row[n] not in special}
+    roles = ["pad" if not real[n] else "content" if n in own else role_of(row[n], tokenizer) for n in chosen]
+    pieces = tokenizer.convert_ids_to_tokens([row[n] for n in chosen])
+    return Tokens.of(prompt.words.text, pieces=pieces, spans=[own.get(n) for n in chosen], roles=roles)
+
+
+def _spans(
+    prompt: Prompt, ids: Int[Tensor, " token"], *, real: Bool[Tensor, " token"], written: str, tokenizer: Any
+) -> list[Span | None]:
+    """Return the characters of the user's text that each token of a row holds; None for none."""
+    encoded = tokenizer(written, return_offsets_mapping=True, verbose=False)
+    where = [n for n, seen in enumerate(real.tolist()) if seen]
+    segments = _segments(prompt, written)
+    if [int(token) for token in ids[where].tolist()] != list(encoded["input_ids"]) or segments is None:
         raise InputError(
             f"The processor's row does not hold the text {prompt.words.text[:60]!r} as its tokenizer "
-            f"{type(tokenizer).__name__} cuts it. It would hold its pieces in their order. Pass the processor that was "
-            "saved with the model."
+            f"{type(tokenizer).__name__} cuts it: it may be longer than the tokenizer's model_max_length. It would be "
+            "there whole. Pass a shorter text, or the processor that was saved with the model."
         )
-    span_at = {found[number]: span for number, span in own.items()}
-    roles = [
-        "pad" if not seen else "content" if n in span_at else role_of(token, tokenizer)
-        for n, (token, seen) in enumerate(zip(row, real.tolist(), strict=True))
-    ]
-    pieces = tokenizer.convert_ids_to_tokens(row)
-    return Tokens.of(prompt.words.text, pieces=pieces, spans=[span_at.get(n) for n in range(len(row))], roles=roles)
-
-
-def _spans(prompt: Prompt, offsets: Sequence[Sequence[int]]) -> list[Span | None]:
-    """Return the characters of the user's text that each token of the prompt holds; None for none."""
-    length, found = len(prompt.words.text), []
-    for start, end in from_offsets(prompt.written, [(int(pair[0]), int(pair[1])) for pair in offsets]):
-        first, last = max(start - prompt.start, 0), min(end - prompt.start, length)
-        found.append((first, last) if first < last else None)
+    found: list[Span | None] = [None] * len(ids)
+    for at, (start, end) in zip(where, from_offsets(written, _pairs(encoded["offset_mapping"])), strict=True):
+        for text_start, written_start, length in segments:
+            first, last = max(start - written_start, 0), min(end - written_start, length)
+            if first < last and found[at] is None:
+                found[at] = (text_start + first, text_start + last)
     return found
 
 
-def _aligned(plain: list[int], row: list[int]) -> dict[int, int]:
-    """Return for each token of a prompt where it stands in the row that a processor made of it."""
-    blocks = SequenceMatcher(None, plain, row, autojunk=False).get_matching_blocks()
-    return {block.a + n: block.b + n for block in blocks for n in range(block.size)}
+def _pairs(offsets: Sequence[Sequence[int]]) -> list[Span]:
+    return [(int(pair[0]), int(pair[1])) for pair in offsets]
+
+
+def _segments(prompt: Prompt, written: str) -> list[tuple[int, int, int]] | None:
+    """Return what lies between the marks of the user's text: where it begins there and in what was written, its length.
+
+    What stands behind the last mark reaches the end of the prompt, so it is found from there. None: it is not there.
+    """
+    text, behind = prompt.words.text, prompt.written[prompt.end :]
+    pieces, found, bound = text.split(prompt.mark) if prompt.mark else [text], [], len(written)
+    start = len(text)
+    for number, piece in enumerate(reversed(pieces)):
+        start, kept = start - len(piece), piece.strip()
+        at = written.rfind(kept + behind if number == 0 else kept, 0, bound)
+        if at < 0:
+            return None
+        if kept:
+            found.append((start + piece.index(kept), at, len(kept)))
+        bound, start = at, start - len(prompt.mark)
+    return found

@@ -8,13 +8,15 @@ from torch import nn
 from mmattn.errors import InputError
 from mmattn.schema.axes import Axis
 from mmattn.schema.joined import Joined, Part
+from mmattn.schema.media import Photo
 
 from ..pixels import Geometry
 from .given import Given
 from .known import OneStream
+from .layouts import vision_settings
 from .prompts import words_axis
 from .seen import Seen
-from .views import geometries_of
+from .views import Looking
 
 
 def seen_of(given: Given, *, model: nn.Module, how: OneStream) -> tuple[tuple[Seen, ...], ...]:
@@ -26,19 +28,28 @@ def seen_of(given: Given, *, model: nn.Module, how: OneStream) -> tuple[tuple[Se
         The processor cannot be inverted, or tensors came alone and their pictures were cut into tiles.
     """
     if given.photos:
-        images = given.processor.image_processor
+        looking = {
+            count: Looking.of(
+                given.processor, mark=given.mark, count=count, cut=how.cut, settings=vision_settings(model)
+            )
+            for count in {_together(group, how) for group in given.photos}
+        }
         return tuple(
-            tuple(how.lay(geometries_of(photo, processor=images, cut=how.cut), model) for photo in group)
+            tuple(how.lay(looking[_together(group, how)].geometries(photo), model) for photo in group)
             for group in given.photos
         )
     pixels = given.inputs["pixel_values"]
-    if how.tiles or pixels.ndim != 4 or len(pixels) != len(given.ids):
+    if not how.alone or pixels.ndim != 4 or len(pixels) != len(given.ids):
         raise InputError(
             f"inputs= holds pixel_values {list(pixels.shape)} for {len(given.ids)} prompts, without the pictures. "
             "What was cut into tiles or patches has its places in a picture. Pass image= and text= as well."
         )
     size = (int(pixels.shape[3]), int(pixels.shape[2]))
     return tuple((how.lay((Geometry(size_px=size),), model),) for _ in pixels)
+
+
+def _together(group: Sequence[Photo], how: OneStream) -> int:
+    return len(group) if how.together else 1
 
 
 def row_axes(given: Given, pictures: Sequence[Sequence[Seen]], *, model: nn.Module, how: OneStream) -> tuple[Axis, ...]:
@@ -49,7 +60,9 @@ def row_axes(given: Given, pictures: Sequence[Sequence[Seen]], *, model: nn.Modu
     InputError
         The prompt has other placeholders than its pictures make tokens.
     """
-    return tuple(_row(given, sample, own, marks=how.placeholders(model)) for sample, own in enumerate(pictures))
+    return tuple(
+        _row(given, sample, own, marks=how.placeholders(model, given.processor)) for sample, own in enumerate(pictures)
+    )
 
 
 def _row(given: Given, sample: int, own: Sequence[Seen], *, marks: frozenset[int]) -> Joined:
@@ -78,8 +91,10 @@ def _row(given: Given, sample: int, own: Sequence[Seen], *, marks: frozenset[int
     others = np.setdiff1d(np.arange(len(ids)), at).tolist()
     words = words_axis(
         given.prompts[sample] if given.prompts else None,
-        ids[others],
-        real=real[others],
+        ids,
+        real=real,
+        others=others,
+        written=given.written[sample] if given.written else "",
         tokenizer=getattr(given.processor, "tokenizer", None),
     )
     return Joined.of(

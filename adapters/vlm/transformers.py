@@ -13,14 +13,14 @@ in `known.py`. Tokens without pixels (newlines between rows, say) have a role an
 import weakref
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from mmattn.errors import InputError
+from mmattn.errors import InputError, ModelError
 from mmattn.interception.calls import Call, Emit
 from mmattn.interception.protocol import MediaGiven, ModelFamily, Opened, PairScores, Prepared
 from mmattn.interception.writing import Way
@@ -62,6 +62,8 @@ class SequenceFacts:
         The rows of tokens: their axes, and which of them are the user's words.
     tokenizer
         That reads what the model writes; None where tensors came alone.
+    note
+        What captions say of the pictures' boxes in the prompt; empty where they are exact.
     """
 
     how: OneStream
@@ -70,6 +72,7 @@ class SequenceFacts:
     tower: Tower
     text: TextFacts
     tokenizer: Any = None
+    note: str = ""
 
     @property
     def rows(self) -> tuple[Axis, ...]:
@@ -139,6 +142,7 @@ class TransformersSequence:
             tower=tower_of(pictures, special=special_count(model)),
             text=TextFacts(inputs={"input_ids": given.ids}, axes=axes, real=real),
             tokenizer=getattr(given.processor, "tokenizer", None),
+            note=next((seen.note for own in pictures for seen in own if seen.note), ""),
         )
 
         def call(alive: nn.Module, _: Tensor) -> Any:
@@ -164,13 +168,11 @@ class TransformersSequence:
         own, _ = tower_layers(_within(calls, facts.how.tower), facts.tower)
         decoder = facts.how.decoder
         joins = Joins(path=decoder, stream="decoder", query="decoder", key="decoder")
-        return [
-            *own,
-            *(
-                joined_layer(call, joins, sides={"decoder": facts.rows}, samples=len(facts.rows))
-                for call in _within(calls, decoder)
-            ),
+        found = [
+            joined_layer(call, joins, sides={"decoder": facts.rows}, samples=len(facts.rows))
+            for call in _within(calls, decoder)
         ]
+        return [*own, *(replace(layer, note=facts.note) for layer in found)]
 
     def left_out(self, calls: Sequence[Call], prepared: Prepared) -> tuple[str, ...]:
         """Return what is no token attention, with the reason; see `protocol.LeavesOut`."""
@@ -188,6 +190,7 @@ class TransformersSequence:
     def pair_scores(self, output: Any, prepared: Prepared) -> PairScores:
         """Return how likely the model is to write the text, and the logit of each word; see `protocol.ScoresPairs`."""
         text: TextFacts = prepared.facts.text
+        _refuse_seen(prepared.facts)
         return pair_scores(output, ids=text.inputs["input_ids"], real=text.real)
 
     def writes(self, model: nn.Module) -> Way:
@@ -204,6 +207,21 @@ class TransformersSequence:
 
 
 adapter = TransformersSequence()
+
+
+def _refuse_seen(facts: SequenceFacts) -> None:
+    """Raise where words are read from both sides, so that each is seen by the row that would write it."""
+    kinds = facts.inputs.get("token_type_ids")
+    config: Any = getattr(facts.model(), "config", None)
+    if (
+        kinds is not None
+        and getattr(config, "model_type", "") == "paligemma"
+        and not bool(kinds[facts.text.real].all())
+    ):
+        raise ModelError(
+            "PaliGemma reads its prompt from both sides, so how likely it would write it is not known. What it writes "
+            "is asked word by word. Use mmattn.attend(model, image=..., text=..., generate=N) and mmattn.between(maps)."
+        )
 
 
 def _names() -> list[str]:
