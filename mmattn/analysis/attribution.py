@@ -71,7 +71,7 @@ def attribute(
         names = aim.names if named else _own_scores(maps, adapter, model)
         read = {layer.name for layer in maps.select(stream=stream)}
         calls = run.gradients(aim.score, needed=read.__contains__)
-    refuse_composed(maps, calls)
+    refuse_composed(maps, [call for call in calls if call.module in read])
     placed = adapter.layers(calls, maps.prepared)
     return tuple(
         Attribution(maps=with_gradients(sample, placed, index), target=name)

@@ -46,7 +46,7 @@ class Toward:
         """
         with torch.inference_mode(False), torch.enable_grad():
             calls = self.run.gradients(logit, needed=needed, keep=True)
-        refuse_composed(self.meeting.maps, calls)
+        refuse_composed(self.meeting.maps, [call for call in calls if needed(call.module)])
         prepared = self.meeting.maps.prepared
         placed = self.pair.adapter.layers(self.once.spread(calls), prepared)
         return positive(with_gradients(self.meeting.maps.samples[text], placed, text))

@@ -289,6 +289,21 @@ def test_relative_and_heads_of_a_decoder_ask_with_the_last_token():
     assert torch.allclose(found.overall[0].values[0], rows, atol=1e-5)
 
 
+@pytest.mark.parametrize("name", ["Qwen2.5-VL", "InternVL"])
+def test_towers_in_windows_and_pictures_in_tiles_are_no_hindrance(name):
+    found = mmattn.match(stream(name), PHOTO, texts="cat", processor=stream_processor(name))
+    maps = mmattn.attend(stream(name), image=PHOTO, text="cat", processor=stream_processor(name))
+    _, cells = maps.select(stream="decoder")[0].query_axis.part("image")
+    words, at = maps.select(stream="decoder")[0].query_axis.part("text")
+    token = words.tokens_of_word("cat")[0]
+    row, ids = int(at[token]) - 1, maps.prepared.facts.inputs["input_ids"][0]
+    decoder = [layer.name for layer in maps.select(stream="decoder")]
+    expected = relevance_by_hand(
+        stream(name), maps.rerun, lambda output: output.logits[0, row, ids[row + 1]], layers=decoder
+    )[row, cells].float()
+    assert torch.allclose(found.relevances[0].values[token], expected, atol=1e-5 * float(expected.max()))
+
+
 def test_the_default_is_chefer_and_links_are_drawn(tmp_path):
     found = mmattn.match(towers(NAME), PHOTO, texts=TEXTS, processor=processor(NAME))
     assert found.method == "chefer"
