@@ -128,8 +128,8 @@ class OpenClip:
             tower = getattr(alive.visual, "trunk", alive.visual)
             raise NoAttentionError(
                 f"The image tower of this model, a {type(tower).__name__}, has no attention: it is convolutions alone. "
-                "Maps of a picture need a tower with attention. Use mmattn.match, which reads its last feature map, pass "
-                "text= alone for its text tower, or use another model."
+                "Maps need attention. Use mmattn.match, which reads its last feature map, pass text= alone "
+                "for its text tower, or use another model."
             )
         return layers_of(calls, facts)
 

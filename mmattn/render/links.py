@@ -89,7 +89,8 @@ def links(
         Rows are tokens of a text, columns patches of a picture; shares, relevance, or signed.
     focus
         One word (or several in a row): as typed, by its number along the text, or by its characters
-        (start, end). Its `k` strongest patches are linked, the other words are only named.
+        (start, end). Its `k` strongest patches are linked, the other words are only named. Of signed values those
+        for the word and those against it (dashed); without a focus those for it alone.
     query
         The other way round: a point (x, y) or a box (x0, y0, x1, y1) in pixels of the picture. It is linked
         with the `k` words for which it weighs most.
@@ -131,7 +132,7 @@ def links(
     per = _count(k, 1 if focus is None and query is None else _FOCUSED)
     if query is None:
         asked, headline = None, _title(rows, focus)
-        found, scale = strongest.of_words(rows, rows.chosen(focus), k=per)
+        found, scale = strongest.of_words(rows, rows.chosen(focus), k=per, against=focus is not None)
     elif focus is None:
         columns_at, headline = patches_at(rows.grid, query)
         asked = np.searchsorted(rows.grid.cells[rows.grid.content], rows.grid.cells[columns_at])
@@ -325,6 +326,7 @@ def _keys(
     unit = UNITS[rows.relevance.unit]
     what = "strongest patch" if per == 1 else f"{per} strongest patches"
     whose = "each word's" if focus is None else "the word's"
+    what += " for it (against: in focus)" if signed(rows) and focus is None else ""
     if asked is None:
         drawn = f"{whose} {what}; width and opacity: {unit}, 0 to {most}"
     else:

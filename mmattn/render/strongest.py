@@ -2,6 +2,7 @@
 
 Strength runs from zero to the strongest weight of any word, so that lines of several drawings compare. A row
 in which no patch stands out has no strongest patch: its lines have no strength, whatever the scale.
+Of signed rows the strongest patch is the one that speaks most for a word; what speaks against it is for a closer look.
 """
 
 from collections.abc import Sequence
@@ -25,8 +26,8 @@ class Link:
     strength: float
 
 
-def of_words(rows: WordRows, words: Sequence[int], *, k: int) -> tuple[list[Link], Scale]:
-    """Return the k strongest patches of each word, and the scale: of a signed row by size, of another above zero."""
+def of_words(rows: WordRows, words: Sequence[int], *, k: int, against: bool) -> tuple[list[Link], Scale]:
+    """Return the k strongest patches of each word above zero, and the scale; with `against` of a signed row by size."""
     scale = color.choose(rows.patches.ravel(), how="max", signed=signed(rows))
     found: list[Link] = []
     for word in words:
@@ -34,7 +35,7 @@ def of_words(rows: WordRows, words: Sequence[int], *, k: int) -> tuple[list[Link
         clear = not flat(values)
         found += [
             Link(word=word, patch=i, value=float(values[i]), strength=_strength(values[i], scale) if clear else 0.0)
-            for i in _order(values, k, signed=signed(rows))
+            for i in _order(values, k, signed=against and signed(rows))
         ]
     return found, scale
 

@@ -160,12 +160,28 @@ def test_pieces_of_a_word_ask_as_one() -> None:
     assert rows.values[5] == pytest.approx(values[first].numpy()), "relevance is added"
 
 
-def test_what_speaks_against_is_dashed_and_said() -> None:
-    drawing = links(captioned(unit="signed relevance", sign=-1.0))
-    assert lines(drawing).dashed.all()
-    assert len(lines(drawing).paths) == 2, "a zero is no link"
-    assert "against" in keys(drawing)
-    assert not lines(links(captioned(unit="signed relevance"))).dashed.any()
+def test_a_words_line_goes_to_what_speaks_most_for_it_and_focus_shows_what_speaks_against() -> None:
+    one = captioned(unit="signed relevance")
+    values = one.values.clone()
+    foe = one.axis.token_at((300.0, 50.0))
+    values[2, foe] = -30.0  # the dog's strongest patch by size
+    one = replace(one, values=values)
+    plain = links(one)
+    assert not lines(plain).dashed.any()
+    assert plain.panels[0].boxes("dog") == [pytest.approx(one.axis.place(one.axis.token_at(PEAKS[1])))]
+    assert "each word's strongest patch for it (against: in focus)" in keys(plain)
+    focused = links(one, focus="dog", k=2)
+    assert sorted(lines(focused).dashed.tolist()) == [False, True]
+    assert pytest.approx(one.axis.place(foe)) in focused.panels[0].boxes("dog")
+    assert "against" in keys(focused)
+
+
+def test_a_word_that_everything_speaks_against_has_no_line_and_is_named() -> None:
+    one = captioned(unit="signed relevance", sign=-1.0)
+    assert not of(links(one), Strokes, "links")
+    assert "none: a [0], dog, next, to, a [4], watermelon (nothing above zero)" in keys(links(one))
+    assert lines(links(one, focus="dog")).dashed.all()
+    assert len(lines(links(one, focus="dog")).paths) == 1, "a zero is no link"
 
 
 def test_a_signed_word_in_focus_has_colors_that_diverge_about_zero() -> None:
