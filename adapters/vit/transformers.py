@@ -4,13 +4,13 @@ Any class that looks at one picture and at nothing else, with or without a head.
 where is found by the engine of `layouts.py`; here is how pictures come to the model, and what its
 answer is read from.
 
-Left to other parts: video, models of picture and text (their vision towers are taken here), and
-detectors with a decoder of object queries (DETR and its family).
+Left to other parts: video, and models of picture and text (their vision towers are taken here).
+Detectors with a decoder of object queries are in `transformers_detectors`.
 """
 
 import inspect
 import weakref
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,13 +20,16 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from mmattn.errors import InputError, ModelError
+from mmattn.interception.calls import Call
 from mmattn.interception.protocol import MediaGiven, ModelFamily, Opened, Prepared
+from mmattn.schema.layers import AttentionLayer
 from mmattn.schema.media import Photo
 
 from ..hub import said
 from ..pixels import Geometry, Size
 from .layouts import PictureFacts, Traced
 from .pictures import CallModel, bring, checked_options, class_score, phrase, runner
+from .transformers_detectors import DetectorFacts, detector_layers, detector_left_out, detects, refuse_deformable
 from .transformers_input import TransformersOptions, native_size, photo_tensor, vision_setting
 from .transformers_open import families, is_picture_model, labels_of, open_model, opens_config, takes
 from .transformers_patches import images_of, is_cut, patches_of
@@ -40,8 +43,8 @@ class TransformersVit(Traced):
     name = "transformers.vit"
 
     def claims(self, model: nn.Module) -> bool:
-        """Whether the model is one of transformers' that looks at single pictures and at nothing else."""
-        return is_picture_model(model)
+        """Whether the model is one of transformers' that looks at single pictures alone, or a detector."""
+        return is_picture_model(model) or detects(model)
 
     def opens(self, config: Mapping[str, Any]) -> bool:
         """Whether a config.json names such a class."""
@@ -74,9 +77,10 @@ class TransformersVit(Traced):
             No picture, another modality, a processor that cannot be inverted, a size that the model
             cannot take, tensors that do not fit the pictures.
         ModelError
-            A model that hides patches at random, so that nobody knows which it sees.
+            A model that hides patches at random, so that nobody knows which it sees; deformable attention.
 
         """
+        refuse_deformable(type(model))
         options = checked_options(media, options, kind=TransformersOptions)
         _refuse_random_masks(model)
 
@@ -98,15 +102,27 @@ class TransformersVit(Traced):
             run=runner(model, brought.inputs, call=call, explain=_explained(brought.size_px, options=options)),
             inputs=(brought.inputs, *more.values()),
             media=brought.photos,
-            facts=PictureFacts(
+            facts=(DetectorFacts if detects(model) else PictureFacts)(
                 model=weakref.ref(model),
                 geometries=brought.geometries,
                 shape=tuple(brought.inputs.shape),
                 call=call,
             ),
             preprocessing=phrase(brought.geometries),
-            readout=readout_of(model),
+            readout="" if detects(model) else readout_of(model),
         )
+
+    def layers(self, calls: Sequence[Call], prepared: Prepared) -> Sequence[AttentionLayer]:
+        """Join each call's queries and keys with the tokens of the model."""
+        facts = prepared.facts
+        return detector_layers(calls, facts) if isinstance(facts, DetectorFacts) else super().layers(calls, prepared)
+
+    def left_out(self, calls: Sequence[Call], prepared: Prepared) -> tuple[str, ...]:
+        """Return what is no token attention, with the reason; see `protocol.LeavesOut`."""
+        facts = prepared.facts
+        if isinstance(facts, DetectorFacts):
+            return detector_left_out(calls, facts)
+        return super().left_out(calls, prepared)
 
     def image_options(self, *, size_px: int | None, keep_aspect: bool) -> TransformersOptions:
         """Return options for the sizes that a command line names; see `protocol.TakesSizes`."""
@@ -207,7 +223,10 @@ def _pixel_values(inputs: Any, *, model: nn.Module) -> Any:
         return inputs
     if takes(model, "spatial_shapes") and is_cut(inputs) and "pixel_values" in inputs:
         return images_of(inputs)
-    more = [name for name, value in inputs.items() if name != "pixel_values" and value is not None]
+    mask = inputs.get("pixel_mask")
+    whole = isinstance(mask, Tensor) and bool(mask.bool().all())  # nothing is masked
+    known = ("pixel_values", "pixel_mask") if whole else ("pixel_values",)
+    more = [name for name, value in inputs.items() if name not in known and value is not None]
     more = [name for name in more if name != "labels" and takes(model, name)]
     if more or "pixel_values" not in inputs:
         raise InputError(

@@ -18,6 +18,7 @@ from mmattn.errors import DownloadError, InputError, ModelError
 from mmattn.interception.protocol import ModelFamily, Opened
 
 from ..hub import address, local_or_hub, no_bar, said
+from .transformers_detectors import is_detector, refuse_deformable
 
 # What a forward takes beside pixels if it is no model of pictures alone: words, prompts, decoders of object queries.
 _OTHERS = (
@@ -78,7 +79,9 @@ def is_picture_class(cls: type) -> bool:
 def opens_config(config: Mapping[str, Any]) -> bool:
     """Whether a config.json names such a class, and one that this transformers has."""
     cls = _class_of(config.get("architectures"))
-    return cls is not None and is_picture_class(cls) and not any(config.get(name) for name in _VIDEO)
+    if cls is None:
+        return False
+    return is_detector(cls) or (is_picture_class(cls) and not any(config.get(name) for name in _VIDEO))
 
 
 def takes(model: nn.Module, argument: str) -> bool:
@@ -115,6 +118,7 @@ def families() -> Iterable[ModelFamily]:
         "pyramids and windows: Swin, Swinv2, Hiera, PVT, SegFormer, CvT, LeViT, MobileViT, SwiftFormer",
         "vision towers: CLIPVisionModel, SiglipVisionModel, SAM's vision encoder, Donut's Swin",
         "dense heads: segmentation and depth (SegFormer, DPT, GLPN, BEiT), detection by YOLOS",
+        "detectors: DETR, Conditional DETR, DAB-DETR, Table Transformer, in which object queries ask the picture",
     )
     return [
         ModelFamily(name="hf:OWNER/NAME", what=what, how_exact="weights and places exact", source=source)
@@ -137,7 +141,9 @@ def _load(where: str, local: bool) -> tuple[nn.Module, Any]:
 
     config = transformers.AutoConfig.from_pretrained(where, local_files_only=local)
     loader: Any = _class_of(config.architectures)
-    if loader is None or not is_picture_class(loader) or _of_video(config):
+    if loader is not None:
+        refuse_deformable(loader)
+    if loader is None or not (is_picture_class(loader) or is_detector(loader)) or _of_video(config):
         raise ModelError(
             f"{where} is {config.architectures or 'a model without a named class'} ({config.model_type}). This adapter "
             "opens models that look at single pictures. Open it yourself and pass the module."

@@ -154,8 +154,6 @@ OTHERS = [
     "CLIPModel",
     "CLIPTextModel",
     "BlipForConditionalGeneration",
-    "DetrForObjectDetection",
-    "RTDetrModel",
     "Mask2FormerModel",
     "SamModel",
     "SiglipModel",
