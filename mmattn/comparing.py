@@ -99,7 +99,7 @@ def match(
 
     Two towers share no attention: what links a word to a patch is a construction, and there are several. In a model
     whose words ask patches, or stand in one sequence with them, it is attention. The picture is looked at once for
-    all texts (as often as there are texts where its tower does not run as a whole: BridgeTower, one-stream decoders).
+    all texts (as often as there are texts where its tower takes it in parts: BridgeTower, Qwen-VL, tiles, ViLT).
 
     Parameters
     ----------

@@ -34,6 +34,7 @@ from ..clip.transformers_row import words_alone
 from ..clip.transformers_score import pair_scores, score_of
 from ..clip.transformers_text import TextFacts
 from ..vit.pictures import phrase, runner
+from .cuts import several
 from .given import read
 from .known import CLASSES, OneStream, class_of, opens_config
 from .layers import Tower, tower_layers, tower_of
@@ -192,6 +193,11 @@ class TransformersSequence:
         text: TextFacts = prepared.facts.text
         _refuse_seen(prepared.facts)
         return pair_scores(output, ids=text.inputs["input_ids"], real=text.real)
+
+    def picture_tower(self, model: nn.Module) -> str:
+        """Return the path of a tower that takes one picture of pixels for each; see `protocol.SharesPicture`."""
+        how = class_of(model)
+        return how.tower if how is not None and how.cut is several else ""
 
     def writes(self, model: nn.Module) -> Way:
         """Every pass of `generate` is a step behind a cache; see `interception.writing.Writes`."""

@@ -289,6 +289,24 @@ def test_relative_and_heads_of_a_decoder_ask_with_the_last_token():
     assert torch.allclose(found.overall[0].values[0], rows, atol=1e-5)
 
 
+@pytest.mark.parametrize(("name", "looks"), [("Llava", 1), ("Gemma 3", 1), ("Pixtral", 2)])
+def test_the_picture_is_looked_at_once_where_its_tower_takes_it_whole(name, looks):
+    model, kept = stream(name), []
+    texts = ["cat", "dog"]
+    alone = [mmattn.match(model, PHOTO, texts=text, processor=stream_processor(name)) for text in texts]
+    conv = next(one for one in model.get_submodule("model.vision_tower").modules() if isinstance(one, torch.nn.Conv2d))
+    handle = conv.register_forward_pre_hook(lambda _, args: kept.append(len(args[0])))
+    try:
+        both = mmattn.match(model, PHOTO, texts=texts, method="raw", processor=stream_processor(name))
+    finally:
+        handle.remove()
+    toward = mmattn.match(model, PHOTO, texts=texts, processor=stream_processor(name))
+    assert kept == [looks]
+    for number, one in enumerate(alone):
+        assert float(both.scores[number]) == pytest.approx(float(one.scores), abs=1e-4)
+        assert torch.allclose(toward.relevances[number].values, one.relevances[0].values, atol=1e-4)
+
+
 @pytest.mark.parametrize("name", ["Qwen2.5-VL", "InternVL"])
 def test_towers_in_windows_and_pictures_in_tiles_are_no_hindrance(name):
     found = mmattn.match(stream(name), PHOTO, texts="cat", processor=stream_processor(name))
