@@ -1,8 +1,9 @@
 """How likely a decoder is to write a text, and the logit of each of its tokens.
 
-    log p(text) = sum over tokens of  log softmax(logits of row i)[token i + 1]
+    log p(text) per token = mean over tokens of  log softmax(logits of row i)[token i + 1]
 
-Row i, and the attention that made it, were asked for the token at i + 1.
+Row i, and the attention that made it, were asked for the token at i + 1. The mean, so that texts of different lengths
+compare.
 """
 
 import torch
@@ -29,13 +30,13 @@ def written(
     >>> logits = torch.tensor([[[0.0, 0.0], [9.0, 9.0]]])
     >>> found = written(logits, ids=torch.tensor([[0, 1]]), real=torch.ones(1, 2).bool())
     >>> found.unit, round(float(found.values), 4), found.words.tolist()
-    ('log-likelihood of the text', -0.6931, [[0.0, 0.0]])
+    ('log-likelihood per token', -0.6931, [[0.0, 0.0]])
     """
     rows = logits[:, : ids.shape[1] - 1].float()
     asked = ids[:, 1:, None].to(rows.device)
     own = rows.gather(2, asked)[..., 0]
     counted = real[:, 1:].to(rows.device)
-    likely = torch.where(counted, own - rows.logsumexp(dim=2), 0.0).sum(dim=1)
+    likely = torch.where(counted, own - rows.logsumexp(dim=2), 0.0).sum(dim=1) / counted.sum(dim=1).clamp(min=1)
     start = torch.zeros_like(own[:, :1])
     words = torch.cat([start, torch.where(counted, own, 0.0)], dim=1)
-    return PairScores(values=likely, unit="log-likelihood of the text", words=words)
+    return PairScores(values=likely, unit="log-likelihood per token", words=words)

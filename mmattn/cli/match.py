@@ -5,7 +5,7 @@ Several drawings of a picture are named PICTURE-1, PICTURE-2, ... in a folder. W
 are done, the bad one is named at the end, and the exit code is 2.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,9 +19,12 @@ from mmattn.cli.several import OF_ONE, Failed, report, say
 from mmattn.errors import InputError
 
 METHOD_HELP = (
-    "interaction (the default: word and patch together, for and against), chefer, gradeclip, naclip, legrad, gradcam "
-    "(towers of convolutions) or similarity."
+    "Two towers: interaction (the default: word and patch together, for and against), chefer, gradeclip, naclip, "
+    "legrad, gradcam (towers of convolutions) or similarity. Words that ask patches (BLIP; CoCa with --stream "
+    "decoder): chefer (the default), cross_rollout or cross. One sequence (ViLT, Llava): chefer (the default), "
+    "relative, heads or raw."
 )
+LAYER_HELP = "For one layer (cross, raw, relative): a number (negative: from the end) or a module path."
 
 
 def command(
@@ -41,6 +44,11 @@ def command(
         typer.Option("--out", "-o", metavar="OUT", help="A file (.png .jpg .webp .svg .pdf .html), or a folder."),
     ] = None,
     method: Annotated[str | None, typer.Option("--method", help=METHOD_HELP)] = None,
+    stream: Annotated[
+        str | None, typer.Option("--stream", help="Whose words ask: decoder for CoCa's captions.")
+    ] = None,
+    layer: Annotated[str | None, typer.Option("--layer", metavar="LAYER", help=LAYER_HELP)] = None,
+    head: Annotated[int | None, typer.Option("--head", metavar="HEAD", help="One head; their mean by default.")] = None,
     focus: Annotated[
         str | None,
         typer.Option("--focus", metavar="WORD", help="One word (or its number), and where it goes most."),
@@ -62,7 +70,10 @@ def command(
         check_json(json_out, inputs=[*(one.image for one in asked), *checkpoint_of(model)], outputs=outputs)
     for sentence in renamed:
         say(sentence)
-    _draw_all(asked, outputs, model=model, device=device, json_out=json_out, method=method, focus=number_or_name(focus))
+    options = {"method": method, "stream": stream, "layer": number_or_name(layer), "head": head}
+    _draw_all(
+        asked, outputs, model=model, device=device, json_out=json_out, options=options, focus=number_or_name(focus)
+    )
 
 
 def _asked(image: str | None, texts: Sequence[str], pairs: str | None) -> list[Asked]:
@@ -98,7 +109,7 @@ def _draw_all(
     model: str,
     device: Device,
     json_out: str | None,
-    method: str | None,
+    options: Mapping[str, Any],
     focus: int | str | None,
 ) -> None:
     from mmattn.cli import session
@@ -116,7 +127,7 @@ def _draw_all(
             places = outputs[first : first + len(one.texts)]
             first += len(one.texts)
             try:
-                found = session.match_with(one.image, one.texts, model=opened, method=method)
+                found = session.match_with(one.image, one.texts, model=opened, options=options)
                 _draw(found, places, focus=focus)
             except OF_ONE as error:
                 failed.append(error)

@@ -1,6 +1,6 @@
 """A model by name, opened once on the device that was asked for, and what it sees in one photo."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -57,11 +57,11 @@ def attend_to(photo: Photo, *, model: Model, asked: Asked) -> AttentionMaps:
     return maps.named(weights=opened.weights or model.name, labels=opened.labels)
 
 
-def match_with(image: Path, texts: Sequence[str], *, model: Model, method: str | None) -> Match:
-    """Return what a model of two towers makes of a picture and some texts, with its name for captions."""
+def match_with(image: Path, texts: Sequence[str], *, model: Model, options: Mapping[str, Any]) -> Match:
+    """Return what a model makes of a picture and some texts, with its name for captions; options of `mmattn.match`."""
     opened = model.opened
     found: Match = comparing.match(
-        opened.model, read_photo(image), texts=list(texts), method=method, processor=opened.processor
+        opened.model, read_photo(image), texts=list(texts), processor=opened.processor, **options
     )
     return found.named(weights=opened.weights or model.name)
 

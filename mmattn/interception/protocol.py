@@ -227,7 +227,7 @@ class PairScores:
     values
         `[pair]`: what it gives.
     unit
-        What that is, such as `probability of a match` or `log-likelihood of the text`.
+        What that is, such as `probability of a match` or `log-likelihood per token`.
     targets
         `[pair]`: the logit that a gradient starts from; None where each word has one of its own.
     words

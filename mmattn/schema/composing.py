@@ -19,6 +19,7 @@ from torch import Tensor
 
 from mmattn.errors import ModelError
 from mmattn.schema.axes import Axis, Joined, PatchGrid, Slots
+from mmattn.schema.joined import Part
 from mmattn.schema.layers import AttentionLayer
 from mmattn.schema.weights import Blocks, Dense
 
@@ -73,7 +74,7 @@ def composed(layer: AttentionLayer, layers: Sequence[AttentionLayer]) -> Attenti
         kind="cross",
         heads=layer.storage_heads,
         storage=(Blocks(source=Dense(weights=torch.stack([one.weights for one in found])), sample=sample),),
-        note="composed with " + " and ".join(one.name for one in way),
+        note="; ".join(filter(None, (layer.note, "composed with " + " and ".join(one.name for one in way)))),
     )
 
 
@@ -119,13 +120,25 @@ def _through(found: _Led, other: AttentionLayer) -> _Led:
     if not isinstance(axis, Joined):
         return _Led(weights=found.weights @ onward, axis=other.key_axis)
     at = axis.parts.index(other.query_axis)
-    pieces = [found.weights[..., torch.as_tensor(where, device=found.weights.device)] for where in axis.tokens]
-    pieces[at] = pieces[at] @ onward
-    asked = other.key_axis
-    assert not isinstance(asked, Joined)
-    parts = {name: asked if number == at else axis.parts[number] for number, name in enumerate(axis.names)}
-    ends = list(itertools.accumulate((len(part) for part in parts.values()), initial=0))
+    parts: dict[str, tuple[Part, Tensor]] = {}
+    for number, (name, part, where) in enumerate(zip(axis.names, axis.parts, axis.tokens, strict=True)):
+        own = found.weights[..., torch.as_tensor(where, device=found.weights.device)]
+        parts |= _parts(name, other.key_axis, own @ onward) if number == at else {name: (part, own)}
+    ends = list(itertools.accumulate((len(part) for part, _ in parts.values()), initial=0))
     return _Led(
-        weights=torch.cat(pieces, dim=-1),
-        axis=Joined.of(parts, tokens=[range(*pair) for pair in itertools.pairwise(ends)]),
+        weights=torch.cat([weights for _, weights in parts.values()], dim=-1),
+        axis=Joined.of(
+            {name: part for name, (part, _) in parts.items()},
+            tokens=[range(*pair) for pair in itertools.pairwise(ends)],
+        ),
     )
+
+
+def _parts(name: str, axis: Axis, weights: Float[Tensor, "head query key"]) -> dict[str, tuple[Part, Tensor]]:
+    """Return what stands in the place of slots: patches, or each part of what they asked (patches and the slots)."""
+    if not isinstance(axis, Joined):
+        return {name: (axis, weights)}
+    return {
+        f"{name}, {own}": (part, weights[..., torch.as_tensor(where, device=weights.device)])
+        for own, part, where in zip(axis.names, axis.parts, axis.tokens, strict=True)
+    }

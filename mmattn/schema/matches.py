@@ -27,7 +27,7 @@ class Match:
     scores
         What the model itself gives for the picture with each text.
     unit
-        What scores are: a `logit`, the `probability of a match`, the `log-likelihood of the text`.
+        What scores are: a `logit`, the `probability of a match`, the `log-likelihood per token`.
     cosines
         The cosine of the features of two towers; None for models that have none to compare.
     relevances
@@ -88,8 +88,8 @@ class Match:
         Parameters
         ----------
         word
-            As typed, several in a row too (their rows are added); its number along the text; or its characters
-            (start, end).
+            As typed, several in a row too; its number along the text; or its characters (start, end). Rows of its
+            pieces are added; shares are averaged, and stay shares.
         text
             Which text: its number, or the text itself.
 
@@ -103,9 +103,13 @@ class Match:
         number = self._number(text)
         whole = self.relevances[number]
         tokens, label = self._tokens(word, number)
+        rows, share = list(tokens), whole.unit == "share"
         return replace(
             whole,
-            values=whole.values[list(tokens)].sum(dim=0, keepdim=True),
+            values=_as_one(whole.values[rows], share=share),
+            uniform=None if whole.uniform is None else _as_one(whole.uniform[rows], share=share),
+            outside=None if whole.outside is None else _as_one(whole.outside[rows], share=share),
+            reach=None if whole.reach is None else whole.reach[rows].any(dim=0, keepdim=True),
             query_axis=Slots.count(1),
             labels=(f"‘{label}’ in ‘{_short(self.texts[number])}’",),
         )
@@ -121,7 +125,15 @@ class Match:
         first, second = self._number(one), self._number(other)
         left, right = self.overall[first], self.overall[second]
         label = f"‘{_short(self.texts[first])}’ minus ‘{_short(self.texts[second])}’"
-        return replace(left, values=left.values - right.values, unit="signed relevance", labels=(label,))
+        return replace(
+            left,
+            values=left.values - right.values,
+            unit="signed relevance",
+            labels=(label,),
+            uniform=None,
+            outside=None,
+            reach=None,
+        )
 
     def named(self, *, weights: str) -> "Match":
         """Return the same with a name for the weights, for captions."""
@@ -171,6 +183,10 @@ class Match:
             lines.append(f"  ... {len(self.texts) - 8} more")
         lines.append("  next: match.word(...), match.contrast(0, 1), mmattn.links(match.relevances[0])")
         return "\n".join(lines)
+
+
+def _as_one(rows: Float[Tensor, "piece ..."], *, share: bool) -> Float[Tensor, "1 ..."]:
+    return rows.mean(dim=0, keepdim=True) if share else rows.sum(dim=0, keepdim=True)
 
 
 def _spelled(axis: Tokens, word: str) -> list[int]:

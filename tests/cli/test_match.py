@@ -46,6 +46,42 @@ def test_a_text_gives_a_drawing_and_the_agreed_numbers(mmattn, towers, photo, tm
         assert one["peak_px"] == pytest.approx([(best[0] + best[2]) / 2, (best[1] + best[3]) / 2], abs=2e-3)
 
 
+@pytest.fixture(scope="module")
+def matcher(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A small BLIP whose words ask patches, saved with its processor."""
+    folder = tmp_path_factory.mktemp("matcher")
+    small_towers("BLIP, matching").save_pretrained(folder)
+    processor("BLIP, matching").save_pretrained(folder)
+    return str(folder)
+
+
+def test_one_layer_and_head_of_cross_attention_are_drawn(mmattn, matcher, photo, tmp_path):
+    numbers = tmp_path / "all.json"
+    options = ("--model", matcher, "--method", "cross", "--layer", "0", "--head", "2", "--json", numbers)
+    ran = mmattn("match", photo, "a red cat", *options, "-o", tmp_path / "seen.png")
+    assert ran.code == 0, ran
+    (record,) = json.loads(numbers.read_text())
+    found = library.match(matcher, photo, texts="a red cat", method="cross", layer=0, head=2)
+    assert (record["method"], record["score"]) == ("cross", pytest.approx(float(found.scores[0]), rel=1e-5))
+    weights = [patch["weight"] for patch in record["words"][2]["patches"]]
+    assert weights == pytest.approx(found.word("cat").values[0, 1:].tolist(), rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("options", "phrases"),
+    [
+        (["--method", "interaction"], ["Methods that fit it are", "cross_rollout"]),
+        (["--head", "0"], ["do not go together", "cross"]),
+        (["--method", "cross", "--layer", "7"], ["no layer 7", "0 to 1"]),
+        (["--stream", "vision"], ["streams whose words do", "cross"]),
+    ],
+)
+def test_what_does_not_fit_a_model_is_one_line(mmattn, matcher, photo, tmp_path, *, options, phrases):
+    ran = mmattn("match", photo, "a cat", "--model", matcher, *options, "-o", tmp_path / "seen.png")
+    assert (ran.code, len(ran.err.strip().splitlines())) == (2, 1), ran
+    assert all(phrase in ran.err for phrase in phrases), ran.err
+
+
 def test_several_texts_are_numbered_in_a_folder_and_one_word_is_in_focus(mmattn, towers, photo, tmp_path):
     out = tmp_path / "out"
     ran = mmattn("match", photo, "a cat", "the cat on the mat", "--model", towers, "-o", f"{out}/", "--focus", "cat")

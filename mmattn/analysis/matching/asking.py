@@ -123,7 +123,8 @@ class Asking:
     def note(self) -> str:
         """What a caption says of the way from words to patches."""
         way = way_to_patches(self.layers[-1], self.maps.layers) or ()
-        return "composed with " + " and ".join(one.name for one in way) if way else self.layers[-1].note
+        led = "composed with " + " and ".join(one.name for one in way) if way else ""
+        return "; ".join(filter(None, (self.layers[-1].note, led)))
 
     def by_word(self, asked: Float[Tensor, "query patch"]) -> Float[Tensor, "token patch"]:
         """Return a row for each token of the text, of rows for those who ask; nothing for what is no word."""

@@ -129,13 +129,6 @@ class OneStream:
         words, _ = self.text
         return torch.tensor([role in ("content", "continuation") for role in words.roles])
 
-    @property
-    def counted(self) -> int:
-        """How many tokens a model that writes is asked for: those of the text, but one that stands first of all."""
-        words, where = self.text
-        own = [role in ("content", "continuation", "blank") for role in words.roles]
-        return max(sum(int(counts and token > 0) for counts, token in zip(own, where.tolist(), strict=True)), 1)
-
     @cached_property
     def reader(self) -> int:
         """The token that has read everything."""

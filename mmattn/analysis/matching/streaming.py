@@ -72,13 +72,10 @@ def match(
         _relevances(replace(pair, source=source), number, *each, method=method)
         for number, each in enumerate(zip(streams, found, strict=True))
     ]
-    values = scores.values.detach().float().cpu()
-    if writes:
-        values = values / torch.tensor([one.counted for one in streams])
     return Match(
         texts=tuple(one.text for one in pair.texts),
-        scores=values,
-        unit="log-likelihood per token" if writes else scores.unit,
+        scores=scores.values.detach().float().cpu(),
+        unit=scores.unit,
         relevances=tuple(words for words, _ in made),
         overall=tuple(whole for _, whole in made),
         method=method,

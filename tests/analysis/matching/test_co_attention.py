@@ -14,6 +14,7 @@ from written_out import SoftmaxLog
 
 import mmattn
 
+NOTE = "its keys are pooled queries, no patches; composed with visual.attn_pool.attn"
 PHOTO = np.random.default_rng(0).integers(0, 256, (120, 90, 3), dtype=np.uint8)
 TEXTS = ["A cat on the mat", "red sports car"]
 BOTH = ["BLIP, matching", "BLIP, captions", "BridgeTower, matching"]
@@ -188,7 +189,7 @@ def test_what_cocas_slots_gathered_is_handed_on_to_its_words():
         expected = reached[token - 1]
         assert float(expected.max()) > 0
         assert torch.allclose(found.values[token], expected, atol=1e-5 * float(expected.max()))
-    assert found.parameters["note"] == "composed with visual.attn_pool.attn"
+    assert found.parameters["note"] == NOTE
 
 
 def masked(module, q, k, v, mask):

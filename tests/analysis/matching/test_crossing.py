@@ -12,6 +12,7 @@ import mmattn
 from mmattn.errors import InputError, ModelError, NotFoundError
 from mmattn.schema.axes import PatchGrid
 
+NOTE = "its keys are pooled queries, no patches; composed with visual.attn_pool.attn"
 PHOTO = np.random.default_rng(0).integers(0, 256, (120, 90, 3), dtype=np.uint8)
 TEXTS = ["A cat on the mat", "red sports car"]
 CROSSED = ["BLIP, matching", "BLIP, captions", "BridgeTower, matching"]
@@ -66,16 +67,16 @@ def test_a_matching_head_scores_by_the_probability_of_a_match(name):
     assert "probability of a match" in repr(found)
 
 
-def test_a_caption_is_scored_by_how_likely_the_model_is_to_write_it():
+def test_a_caption_is_scored_by_how_likely_the_model_is_to_write_its_tokens():
     given = encoded("BLIP, captions", images=[PHOTO, PHOTO], texts=TEXTS)
     logits, ids = eager("BLIP, captions")[1].logits, given["input_ids"]
     found = matched("BLIP, captions", method="cross")
     for text in range(2):
         length = int(given["attention_mask"][text].sum())
         steps = logits[text, : length - 1].log_softmax(dim=-1)
-        expected = sum(float(steps[row, ids[text, row + 1]]) for row in range(length - 1))
+        expected = sum(float(steps[row, ids[text, row + 1]]) for row in range(length - 1)) / (length - 1)
         assert float(found.scores[text]) == pytest.approx(expected, rel=1e-5)
-    assert found.unit == "log-likelihood of the text"
+    assert found.unit == "log-likelihood per token"
 
 
 @pytest.mark.parametrize("name", CROSSED)
@@ -130,12 +131,12 @@ def test_cocas_words_are_led_on_to_patches_through_its_pool(captioner):
         expected = cross[text].mean(dim=0) @ pool[text].mean(dim=0)[1:]
         for token in relevance.query_axis.content:
             assert torch.allclose(relevance.values[token], expected[token - 1], atol=1e-5)
-        assert relevance.parameters["note"] == "composed with visual.attn_pool.attn"
+        assert relevance.parameters["note"] == NOTE
         assert len(relevance.axis.content) == 16  # the class column has no place, and is not drawn
     labels = output["labels"]  # what the model itself would be trained to write
     steps = output["logits"][:, : labels.shape[1]].log_softmax(dim=-1)
     likely = steps.gather(2, labels[..., None])[..., 0] * (labels != 0)
-    assert torch.allclose(found.scores, likely.sum(dim=1), atol=1e-3)
+    assert torch.allclose(found.scores, likely.sum(dim=1) / (labels != 0).sum(dim=1), atol=1e-4)
 
 
 def test_maps_of_coca_are_composed_in_the_same_way(captioner):
@@ -147,7 +148,7 @@ def test_maps_of_coca_are_composed_in_the_same_way(captioner):
         assert isinstance(layer.key_axis, PatchGrid)
         assert torch.allclose(layer.weights().mean(dim=0)[0], relevance.values[1], atol=1e-5)
         looked = mmattn.look(sample, stream="decoder", kind="cross", query=1)
-        assert looked.parameters["note"] == "composed with visual.attn_pool.attn"
+        assert looked.parameters["note"] == NOTE
     assert led["visual.attn_pool.attn"] is maps["visual.attn_pool.attn"]
 
 
@@ -164,7 +165,7 @@ def test_coca_is_two_towers_unless_its_decoder_is_asked_for(captioner):
     plain = mmattn.match(captioner, PHOTO, texts=TEXTS)
     assert (plain.method, plain.unit) == ("interaction", "logit")
     asked = mmattn.match(captioner, PHOTO, texts=TEXTS, stream="decoder")
-    assert asked.unit == "log-likelihood of the text"
+    assert asked.unit == "log-likelihood per token"
 
 
 def test_words_contrasts_and_lines_are_as_for_two_towers():
@@ -177,6 +178,15 @@ def test_words_contrasts_and_lines_are_as_for_two_towers():
     assert "chefer" in drawing.caption
     assert len(mmattn.draw(found)) == 2
     assert mmattn.word_grid(found.relevances[0]).image().size[0] > 90
+
+
+def test_pieces_of_a_word_share_a_row_and_keep_what_lies_outside():
+    found = matched("BLIP, matching", texts=["a zebra"], method="cross_rollout")
+    whole, word = found.relevances[0], found.word("zebra")
+    rows = list(found.words()[1].tokens)
+    assert len(rows) > 1
+    assert torch.allclose(word.values, whole.values[rows].mean(dim=0, keepdim=True))
+    assert torch.allclose(word.values.sum() + word.outside, torch.ones(1), atol=1e-5)
 
 
 def test_what_does_not_fit_a_model_is_refused_with_what_does(captioner):
