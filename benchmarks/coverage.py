@@ -1,6 +1,7 @@
 """Which model families mmattn reads exactly: one line a family, two columns.
 
 `python -m benchmarks.coverage [--library timm|transformers|torchvision|open_clip] [--only NAME ...] [--write]`
+`python -m benchmarks.coverage --pairs [--only NAME ...] [--write]`: pictures with words, `coverage_pairs`
 
 **weights**: every layer's weights are among those that the model itself multiplies its values with, when
 it runs without fused kernels, to 1e-5 (`coverage_weights`). **places**: a changed cell of the picture moves
@@ -104,6 +105,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _options().parse_args(arguments)
     torch.set_num_threads(options.threads)
     warnings.simplefilter("ignore")
+    if options.pairs:
+        return _pairs(options)
     rows: list[str] = []
     failed = False
     print(HEAD + "\n" + RULE, flush=True)
@@ -120,6 +123,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 PAGE.write_text(page(rows, before=PAGE.read_text("utf-8") if PAGE.exists() else ""), encoding="utf-8")
     print("\n" + summary(rows))
     return int(failed)
+
+
+def _pairs(options: argparse.Namespace) -> int:
+    """Try models of pictures with words, and put their table on the page if asked: all of it, or nothing."""
+    from .coverage_pairs import section, section_of, sweep
+
+    lines, without = sweep(only=options.only)
+    if options.write and not options.only:
+        before = PAGE.read_text("utf-8")
+        rest = before.removesuffix(section_of(before)).rstrip()
+        PAGE.write_text(f"{rest}\n\n{section(lines, without=without)}", encoding="utf-8")
+    return int(not all(line.is_accounted for line in lines))
 
 
 def members(library: str) -> list[Member]:
@@ -223,8 +238,11 @@ _EXCEPTIONS = """Exceptions, and why:
 
 def page(rows: Sequence[str], *, before: str = "") -> str:
     """Return the page that is committed; rows of families that were not tried now stay as they were `before`."""
+    from .coverage_pairs import section_of
+
     now = {_family(one): one for one in rows}
-    kept = [one for one in before.splitlines() if one.startswith("| ") and one != HEAD]
+    families = before.removesuffix(section_of(before))
+    kept = [one for one in families.splitlines() if one.startswith("| ") and one != HEAD]
     merged = [now.pop(_family(one), one) for one in kept] + list(now.values())
     order = {f"{member.library} {member.family}": n for n, member in enumerate(_all())}
     merged = sorted((one for one in merged if _family(one) in order), key=lambda one: order[_family(one)])
@@ -237,6 +255,7 @@ def page(rows: Sequence[str], *, before: str = "") -> str:
         f"`coverage_weights.py` and `coverage_places.py`.\n\n{summary(merged)}\n\n{HEAD}\n{RULE}\n"
         + "\n".join(merged)
         + f"\n\n{_EXCEPTIONS}\n"
+        + (f"\n{kept_section}" if (kept_section := section_of(before)) else "")
     )
 
 
@@ -257,6 +276,7 @@ def _options() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description="Which model families are read exactly.")
     parser.add_argument("--library", choices=LIBRARIES, default=None, help="only this one")
     parser.add_argument("--open-clip", dest="library", action="store_const", const="open_clip", help="the same for it")
+    parser.add_argument("--pairs", action="store_true", help="models of pictures with words instead (transformers)")
     parser.add_argument("--only", nargs="+", default=(), help="only these members or families")
     parser.add_argument("--probes", type=int, default=PROBES, help=f"cells of each grid ({PROBES})")
     parser.add_argument("--threads", type=int, default=1, help="threads of torch (1)")
