@@ -176,6 +176,7 @@ def match(
     if several and not image:
         raise InputError("The list of images is empty. There is at least one to compare. Pass one image or several.")
     given = {"stream": stream, "layer": layer, "head": head, "steps": steps, "blocks": blocks}
+    kept: dict[object, Any] = {}
     found = [
         _matched(
             Pair(
@@ -186,6 +187,7 @@ def match(
                 processor=processor,
                 options=options,
                 source=source,
+                kept=kept,
             ),
             method=method,
             options={option: value for option, value in given.items() if value is not None},

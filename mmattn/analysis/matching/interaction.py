@@ -41,11 +41,11 @@ def interaction(
     model: nn.Module,
     *,
     image: Tower,
-    pushed: Sequence[Float[Tensor, "token feature"]],
+    pushed: Sequence[Float[Tensor, "_ feature"]],
     black: Run,
     steps: int = 4,
     blocks: int = 1,
-) -> list[Float[Tensor, "token patch"]]:
+) -> list[Float[Tensor, "_ patch"]]:
     """Return for each text how much each of its tokens and each token of the picture add to the cosine together.
 
     Parameters
@@ -146,8 +146,8 @@ def _rows(
     tower: Tower,
     reference: Float[Tensor, "one *patch width"],
     steps: int,
-    pushed: Sequence[Float[Tensor, "token feature"]],
-) -> list[Float[Tensor, "token patch"]]:
+    pushed: Sequence[Float[Tensor, "_ feature"]],
+) -> list[Float[Tensor, "_ patch"]]:
     difference = cut.tokens - reference
     asked = [(text, token) for text, one in enumerate(pushed) for token in _asking(one)]
     patches = difference.shape[1:-1].numel()
@@ -168,5 +168,5 @@ def _rows(
     return found
 
 
-def _asking(pushed: Float[Tensor, "token feature"]) -> list[int]:
+def _asking(pushed: Float[Tensor, "_ feature"]) -> list[int]:
     return [int(token) for token in torch.nonzero(pushed.abs().sum(dim=1))[:, 0]]

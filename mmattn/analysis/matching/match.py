@@ -67,6 +67,8 @@ class Pair:
         As `adapter.prepare` takes them.
     source
         For captions.
+    kept
+        What was made of the texts, shared by pairs that differ in their picture alone.
     """
 
     adapter: Adapter
@@ -76,6 +78,7 @@ class Pair:
     processor: Any = None
     options: Any = None
     source: Source = field(default_factory=Source)
+    kept: dict[object, Any] = field(default_factory=dict)
 
     def prepared(self, **media: Any) -> Any:
         """Return a picture or texts as the model gets them."""
@@ -161,9 +164,7 @@ def _tower_for(method: Method, pair: Pair, image: Tower) -> Tower:
     return image if found is None else replace(image, map=found)
 
 
-def _interactions(
-    pair: Pair, image: Tower, text: Said, *, steps: int, blocks: int
-) -> list[Float[Tensor, "token patch"]]:
+def _interactions(pair: Pair, image: Tower, text: Said, *, steps: int, blocks: int) -> list[Float[Tensor, "_ patch"]]:
     towers = pair.adapter
     assert isinstance(towers, TwoTowers)
     black = pair.prepared(image=Photo(pixels=np.zeros_like(pair.photo.pixels), name="black"))
@@ -180,7 +181,7 @@ def _interactions(
 
 def _by_prompts(
     pair: Pair, method: Method, image: Tower, text: Said, *, blocks: int | None
-) -> tuple[list[Float[Tensor, "token patch"]], Float[Tensor, "text patch"]]:
+) -> tuple[list[Float[Tensor, "_ patch"]], Float[Tensor, "text patch"]]:
     """Return a map for each text, and for each of its words as a prompt of its own, laid on the word's first token."""
     words = list(dict.fromkeys(word.text for axis in text.axes for word in words_of(axis)))
     prompts = torch.cat([text.features, words_alone(pair, words)]) if words else text.features

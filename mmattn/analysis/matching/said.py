@@ -43,7 +43,7 @@ class Said:
     features: Float[Tensor, "text feature"]
     axes: tuple[Axis, ...]
     preprocessing: str
-    pushed: tuple[Float[Tensor, "token feature"], ...] = ()
+    pushed: tuple[Float[Tensor, "_ feature"], ...] = ()
 
 
 def said(pair: "Pair", *, steps: int | None) -> Said:
@@ -54,6 +54,13 @@ def said(pair: "Pair", *, steps: int | None) -> Said:
     steps
         Points of the path of `interaction`; None: no derivatives are taken.
     """
+    if ("said", steps) not in pair.kept:
+        pair.kept["said", steps] = _said(pair, steps)
+    found: Said = pair.kept["said", steps]
+    return found
+
+
+def _said(pair: "Pair", steps: int | None) -> Said:
     features: list[Tensor] = []
     axes: list[Axis] = []
     phrases: dict[str, int] = {}
@@ -74,6 +81,9 @@ def said(pair: "Pair", *, steps: int | None) -> Said:
 
 def words_alone(pair: "Pair", words: Sequence[str]) -> Float[Tensor, "word feature"]:
     """Return the feature of each word as a prompt of its own."""
+    if "words" in pair.kept:
+        kept: Tensor = pair.kept["words"]
+        return kept
     towers = pair.adapter
     assert isinstance(towers, TwoTowers)
     with torch.no_grad():
@@ -81,7 +91,8 @@ def words_alone(pair: "Pair", words: Sequence[str]) -> Float[Tensor, "word featu
             towers.text_features(pair.model, pair.prepared(text=list(some)), brief=True)
             for some in _parts(words, _WORDS)
         ]
-    return torch.cat(parts)
+    pair.kept["words"] = found = torch.cat(parts)
+    return found
 
 
 def words_of(axis: Axis) -> list[Word]:
@@ -99,7 +110,7 @@ def _some_at_a_time(pair: "Pair") -> Iterator[Tower]:
         yield look(pair.adapter, pair.model, pair.prepared(text=list(some)), stream="text")
 
 
-def _pushed(pair: "Pair", text: Tower, steps: int) -> list[Float[Tensor, "token feature"]]:
+def _pushed(pair: "Pair", text: Tower, steps: int) -> list[Float[Tensor, "_ feature"]]:
     towers = pair.adapter
     assert isinstance(towers, TwoTowers)
 
