@@ -28,17 +28,13 @@ _BROKEN = "\ufffd"  # what a decoder prints for half a character
 _ROLES = {"pad_token_id": "pad", "eos_token_id": "eos", "bos_token_id": "bos", "sep_token_id": "sep"}
 
 
-def written_by(
-    model: nn.Module, inputs: Mapping[str, Any], *, count: int, prompt: int | None = None
-) -> Int[Tensor, "sample token"]:
+def written_by(model: nn.Module, inputs: Mapping[str, Any], *, count: int) -> Int[Tensor, "sample token"]:
     """Return up to `count` tokens that a model writes behind `input_ids`, greedily; none of them is its last word.
 
     Parameters
     ----------
     inputs
         What it is called with.
-    prompt
-        Tokens at the beginning of what `generate` returns that it did not write; by default those of `input_ids`.
 
     Raises
     ------
@@ -58,7 +54,9 @@ def written_by(
     plain = {"do_sample": False, "num_beams": 1, "temperature": None, "top_p": None, "top_k": None}
     with torch.no_grad():
         found: Tensor = runs.generate(**inputs, max_new_tokens=count + 1, **plain)
-    return found[:, ids.shape[1] if prompt is None else prompt :][:, :-1]
+    begun = ids.shape[1]
+    behind = found.shape[1] > begun and torch.equal(found[:, :begun].to(ids), ids)  # some classes leave the prompt out
+    return found[:, begun if behind else 0 :][:, :-1]
 
 
 def continued_inputs(

@@ -19,8 +19,9 @@ def checked_options(media: MediaGiven, options: Any, *, kind: type[_Options], fi
     others = [name for name in ("audio", "video", "graph", "generate") if getattr(media, name) is not None]
     if others or (media.image is None and media.text is None and media.inputs is None):
         raise InputError(
-            f"A model of pictures and texts got {', '.join(others) or 'neither'}. It compares the two and writes "
-            "nothing. Pass image=, text=, both, or inputs= for prepared tensors."
+            f"A model of pictures and texts got {', '.join(others) or 'neither'}. This one takes the two and is not "
+            "let write (decoders behind a prompt are: Llava, GIT, CoCa, ...). Pass image=, text=, both, or inputs= for "
+            "prepared tensors."
         )
     if options is not None and not isinstance(options, kind):
         raise InputError(

@@ -22,19 +22,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from mmattn.errors import InputError
 from mmattn.interception.calls import Call, Emit
 from mmattn.interception.feature_maps import FeatureMap
 from mmattn.interception.protocol import MediaGiven, ModelFamily, Opened, PairScores, Prepared
+from mmattn.interception.writing import Way
 from mmattn.schema.axes import Axis
 from mmattn.schema.layers import AttentionLayer
 
 from ..hub import said
 from ..pixels import Size
-from ..vit.layouts import PictureFacts
+from ..vit.layouts import PictureFacts, feature_map
 from ..vit.pictures import phrase, runner
 from ..vit.transformers import readout_of
 from ..vit.transformers_input import TransformersOptions, native_size, vision_setting
@@ -53,6 +54,7 @@ from .transformers_score import pair_scores, score_of
 from .transformers_sequence import embedded, sequence_axes
 from .transformers_sides import SidedFacts, SidedForm, prepare_sided
 from .transformers_text import TextFacts
+from .transformers_written import continued, write, writes
 
 __all__ = ["PairFacts", "TransformersClip", "TransformersOptions", "adapter"]
 
@@ -223,6 +225,18 @@ class TransformersClip:
     ) -> Float[Tensor, "picture text"]:
         """Return the model's own logits of features; see `protocol.TwoTowers`."""
         return logits_per_image(model, image=image, text=text)
+
+    def writes(self, model: nn.Module) -> Way | None:
+        """Decoders behind a prompt do; see `interception.writing.Writes`."""
+        return "anew" if writes(model, form_of(model)) else None
+
+    def write(self, model: nn.Module, prepared: Prepared, count: int) -> Int[Tensor, "sample token"]:
+        """Let the model write behind its prompt; see `interception.writing.Writes`."""
+        return write(model, prepared, count)
+
+    def continued(self, model: nn.Module, prepared: Prepared, written: Int[Tensor, "sample token"]) -> Prepared:
+        """Return the prompt with what was written behind it; see `interception.writing.Writes`."""
+        return continued(model, prepared, written)
 
 
 adapter = TransformersClip()

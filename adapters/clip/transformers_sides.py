@@ -14,7 +14,7 @@ import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -55,6 +55,8 @@ class Written:
         One a sample; empty where tensors came alone.
     geometries
         One a sample, or one for all.
+    words
+        The texts by themselves, where a tokenizer alone cut them.
     """
 
     model: nn.Module
@@ -63,6 +65,7 @@ class Written:
     photos: tuple[Photo, ...]
     texts: tuple[Words, ...]
     geometries: tuple[Geometry, ...]
+    words: TextFacts | None = None
 
     @property
     def config(self) -> Any:
@@ -139,6 +142,8 @@ class SidedForm(Form):
     ----------
     build
         Says what each token of a written batch stands for.
+    read
+        Puts the input together; None: the processor writes all of it.
     write
         Runs the processor on pictures and texts; None: called with both, as most are.
     image_step
@@ -146,8 +151,18 @@ class SidedForm(Form):
     """
 
     build: Callable[[Written], Built]
+    read: "Read | None" = None
     write: Callable[[Any, list[Any], list[str]], Mapping[str, Any]] | None = None
     image_step: ImageStep | None = None
+
+
+@runtime_checkable
+class Read(Protocol):
+    """Puts together what a model gets of what the user gave."""
+
+    def __call__(self, model: nn.Module, form: SidedForm, *, media: MediaGiven, processor: Any) -> Written:
+        """Return the batch, each tensor on the model's device."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -158,6 +173,10 @@ class SidedFacts:
     ----------
     text
         The rows of tokens with logits of their own; None where the model gives none for them.
+    call
+        What the model is called with.
+    tokenizer
+        That reads what the model writes; None where tensors came alone.
     """
 
     form: SidedForm
@@ -168,6 +187,8 @@ class SidedFacts:
     text: TextFacts | None = None
     derived: Derived | None = None
     blind: Bool[Tensor, "sample token"] | None = None
+    call: Mapping[str, Any] = field(default_factory=dict)
+    tokenizer: Any = None
 
 
 def prepare_sided(
@@ -185,7 +206,7 @@ def prepare_sided(
             f"{type(model).__name__} was given {options}. What its processor makes of a picture goes with the tokens "
             "that it writes for it. Pass a processor that makes the size, and no options."
         )
-    written = _written(model, form, media=media, processor=processor)
+    written = (form.read or _written)(model, form, media=media, processor=processor)
     built = form.build(written)
     reference = weakref.ref(model)
     picture = None
@@ -213,6 +234,8 @@ def prepare_sided(
         text=text,
         derived=built.derived,
         blind=built.blind,
+        call=built.call,
+        tokenizer=written.tokenizer,
     )
     return Prepared(
         run=runner(model, built.pixels, call=call),
@@ -256,7 +279,7 @@ def _written(model: nn.Module, form: SidedForm, *, media: MediaGiven, processor:
     return Written(
         model=model,
         processor=processor,
-        inputs={str(name): _moved(value, model) for name, value in own.items() if isinstance(value, Tensor)},
+        inputs={str(name): moved(value, model) for name, value in own.items() if isinstance(value, Tensor)},
         photos=photos,
         texts=texts,
         geometries=_geometries(model, form, photos=photos, processor=processor, pixels=own["pixel_values"]),
@@ -330,7 +353,7 @@ def _processed(
         ) from problem
 
 
-def _moved(value: Tensor, model: nn.Module) -> Tensor:
+def moved(value: Tensor, model: nn.Module) -> Tensor:
     """Return a tensor on the model's device, and in its dtype if it is one of pixels."""
     return to_model(value, model) if value.is_floating_point() else value.to(next(model.parameters()).device)
 
