@@ -65,7 +65,9 @@ def naclip(
     patches = torch.as_tensor(axis.content, device=cut.tokens.device)
     update = _only(found, cut, path)
     with torch.no_grad():
-        features = features_alone(cut, image.run, update.reshape(-1, update.shape[-1])[patches])
+        features = features_alone(
+            cut, image.run, update.reshape(-1, update.shape[-1])[patches], special=len(axis) - len(patches)
+        )
     return cosines(prompts, features, patches=patches, length=len(axis))
 
 

@@ -29,8 +29,9 @@ def similarity(
     cut = find_cut(model, image)
     axis = image.axes[0]
     patches = torch.as_tensor(axis.content, device=cut.tokens.device)
+    special = len(axis) - len(patches)
     with torch.no_grad():
-        features = features_alone(cut, image.run, leaving(cut, image.run)[patches])
+        features = features_alone(cut, image.run, leaving(cut, image.run)[patches], special=special)
     return cosines(prompts, features, patches=patches, length=len(axis))
 
 

@@ -17,6 +17,9 @@ from mmattn.errors import ModelError
 # Numbers that a pass over sequences may hold at once in one tensor.
 _NUMBERS = 1 << 25
 
+# How far a feature of length one may be off in a shorter sequence: what another shape of product changes.
+_SAME = 2e-6
+
 
 def features_behind(
     cut: Cut, run: Run, sequences: Float[Tensor, "sequence *token width"]
@@ -37,11 +40,38 @@ def features_behind(
         return run()
 
 
-def features_alone(cut: Cut, run: Run, tokens: Float[Tensor, "one width"]) -> Float[Tensor, "one feature"]:
-    """Return what a tower gives when every token leaves its last block as this one, for each of several."""
-    at_once = max(1, _NUMBERS // cut.tokens[0].numel())
-    parts = torch.split(tokens, at_once)
-    return torch.cat([features_behind(cut, run, everywhere(part, like=cut.tokens)) for part in parts])
+def features_alone(
+    cut: Cut, run: Run, tokens: Float[Tensor, "one width"], *, special: int
+) -> Float[Tensor, "one feature"]:
+    """Return what a tower gives when every token leaves its last block as this one, for each of several.
+
+    Many of them run in sequences of a special token each and one more, where that gives the same.
+
+    Parameters
+    ----------
+    special
+        How many tokens of the sequence are no patches.
+    """
+    like = cut.tokens
+    if len(tokens) > _at_once(like):
+        shorter = like[:, : special + 1] if like.dim() == 3 else like[:, :1, :1]
+        like = shorter if _gives_the_same(cut, run, tokens[:1], shorter) else like
+    parts = torch.split(tokens, _at_once(like))
+    return torch.cat([features_behind(cut, run, everywhere(part, like=like)) for part in parts])
+
+
+def _at_once(like: Tensor) -> int:
+    return max(1, _NUMBERS // like[0].numel())
+
+
+def _gives_the_same(cut: Cut, run: Run, token: Float[Tensor, "1 width"], shorter: Tensor) -> bool:
+    """Whether the rest of the tower takes a shorter sequence, and gives the feature of the whole one."""
+    whole = features_behind(cut, run, everywhere(token, like=cut.tokens))
+    try:
+        found = features_behind(cut, run, everywhere(token, like=shorter))
+    except (RuntimeError, ValueError, IndexError, AssertionError):  # it counts its tokens
+        return False
+    return found.shape == whole.shape and torch.allclose(found, whole, atol=_SAME)
 
 
 def everywhere(tokens: Float[Tensor, "one width"], *, like: Tensor) -> Float[Tensor, "one *token width"]:

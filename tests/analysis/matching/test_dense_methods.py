@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from two_towers import PHOTO, TEXT, TEXTS, blanked, ids_of, picture_tokens, pixels_of, small
 
 import mmattn
+from mmattn.analysis.matching import tail
 from mmattn.errors import InputError, ModelError, NoAttentionError, NotFoundError
 
 SQUARE = np.random.default_rng(2).integers(0, 255, (64, 64, 3), dtype=np.uint8)
@@ -97,6 +98,27 @@ def test_naclip_goes_through_the_blocks_own_scale_and_the_pools_value_path():
         pooled = trunk.attn_pool(z[0][:, None])  # each patch alone
         expected = texts_of(model) @ F.normalize(model.visual.head(pooled), dim=-1).T
     assert torch.allclose(found_by(model, "naclip"), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("made", ["class token", "pool", "map"])
+def test_many_patches_run_in_short_sequences_with_the_same_features(made, model, convnext, monkeypatch):
+    one = {"class token": model, "pool": siglip_tower(), "map": convnext}[made]
+    photo = SQUARE if made == "map" else PHOTO
+    whole = mmattn.match(one, photo, texts=TEXTS, method="similarity")
+    monkeypatch.setattr(tail, "_NUMBERS", 2 * 64)  # a patch or two at once
+    lengths = []
+    plain = tail.everywhere
+
+    def counted(tokens, *, like):
+        lengths.append(like.shape[1:-1].numel())
+        return plain(tokens, like=like)
+
+    monkeypatch.setattr(tail, "everywhere", counted)
+    parts = mmattn.match(one, photo, texts=TEXTS, method="similarity")
+    assert torch.allclose(whole.overall[0].values, parts.overall[0].values, atol=1e-5)
+    short = 2 if made == "class token" else 1
+    assert len(lengths) > 2
+    assert lengths[1:] == [short] * (len(lengths) - 1)
 
 
 def test_legrad_is_the_gradient_of_what_each_layer_forms_by_its_own_attention(model):
