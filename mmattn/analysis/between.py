@@ -8,6 +8,9 @@ gave to the rest of the sequence stays beside, as `Relevance.outside`.
 
 **The map that wrote word i + 1 is row i**: a decoder writes a token from the row of the one before it. So words that
 the model wrote itself (the part `answer`) are read from the row before theirs.
+
+Slots that asked patches before (CoCa's pool, latents) lead on to these, and the caption says `composed`; see
+`mmattn.schema.composing`.
 """
 
 import torch
@@ -18,6 +21,7 @@ from mmattn.analysis.look import check_finite, find_layer, notes, one_sample, un
 from mmattn.errors import InputError, ModelError, NotFoundError
 from mmattn.schema import stream as rows
 from mmattn.schema.axes import Axis, Joined, PatchGrid, Tokens
+from mmattn.schema.composing import composed, way_to_patches
 from mmattn.schema.joined import WRITTEN
 from mmattn.schema.layers import AttentionLayer, Kind
 from mmattn.schema.maps import AttentionMaps
@@ -78,6 +82,8 @@ def between(
     """
     one_sample(maps, "between")
     layers, where = _chosen(maps, stream=stream, kind=kind, layer=layer)
+    if asked is None:
+        layers = tuple(composed(one, maps.layers) if way_to_patches(one, maps.layers) else one for one in layers)
     query, key = layers[0].query_axis, layers[0].key_axis
     asker, tokens, name = _side(query, asking, kind=Tokens, given="asking")
     shift = name == WRITTEN if writing is None else writing

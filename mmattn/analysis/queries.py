@@ -45,7 +45,8 @@ def ask(axis: Axis, query: Query, *, readout: str = "") -> Question:
         `"cls"` or another role of a special token; `"mean"` over all content; a part of a sequence that
         several inputs share (`"text"`, `"image"`); a word of its text, as typed; a token number; a
         point (x, y) or box (x0, y0, x1, y1) in pixels of the original picture; None for the
-        default: what the model reads its answer from (`readout`), else a class token, else the mean.
+        default: what the model reads its answer from (`readout`), else a class token, else the last token of a
+        sequence that several inputs share, else the mean.
 
     Raises
     ------
@@ -104,6 +105,9 @@ def _default(axis: Axis, readout: str) -> Question:
         return _role(axis, "eos")
     if "cls" in roles and (readout != "mean" or not len(axis.content)):
         return _role(axis, "cls")
+    if isinstance(axis, Joined) and not readout:  # a decoder's answer comes from the token that has read everything
+        last = max(token for token, role in enumerate(axis.roles) if role != "pad")
+        return Question(tokens=(last,), label=f"last token{_where(axis, last)}")
     reason = ", which the model reads its answer from" if readout == "mean" else ""
     if not reason:
         reason = "" if "cls" in roles else " (no class token)"

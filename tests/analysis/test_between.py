@@ -7,7 +7,7 @@ from small_towers import processor, towers
 
 import mmattn
 from mmattn.errors import InputError, NotFoundError
-from mmattn.schema.axes import Joined, PatchGrid, Tokens
+from mmattn.schema.axes import Joined, PatchGrid, Slots, Tokens
 from mmattn.schema.layers import AttentionLayer
 from mmattn.schema.maps import AttentionMaps
 from mmattn.schema.weights import Blocks, Dense
@@ -122,6 +122,36 @@ def test_the_first_token_of_all_was_written_from_nothing():
     assert torch.allclose(found.values[1:], weights[0, 0, :2])
     assert float(found.values[0].abs().sum()) == 0.0
     assert torch.allclose(found.outside, torch.tensor([1.0, 0.0, 0.0]), atol=1e-6)
+
+
+def test_a_decoder_is_asked_by_its_last_token_where_nobody_else_is_named(tmp_path):
+    maps, made = decoder()
+    found = mmattn.look(maps)
+    assert found.labels == ("last token",)
+    assert torch.allclose(found.values[0], made[1][0].mean(0)[8])
+    assert mmattn.rollout(maps).labels == ("last token",)
+    assert mmattn.draw(maps).save(tmp_path / "decoder.png").exists()
+
+
+def test_slots_lead_on_to_the_patches_that_they_asked():
+    torch.manual_seed(0)
+    slots = Slots.count(4)
+    asked, asking = torch.softmax(torch.randn(1, 2, 4, 4), -1), torch.softmax(torch.randn(1, 2, 3, 4), -1)
+    pool = AttentionLayer(
+        name="pool", query=(slots,), key=(IMAGE,), heads=2, storage=(Blocks(source=Dense(weights=asked)),), kind="cross"
+    )
+    words = AttentionLayer(
+        name="cross",
+        query=(SAID,),
+        key=(slots,),
+        heads=2,
+        storage=(Blocks(source=Dense(weights=asking)),),
+        kind="cross",
+    )
+    found = mmattn.between(AttentionMaps(layers=(pool, words)), layer="cross")
+    assert torch.allclose(found.values, asking[0].mean(0) @ asked[0].mean(0), atol=1e-6)
+    assert found.axis == IMAGE
+    assert found.parameters["note"] == "composed with pool"
 
 
 def test_what_cannot_be_asked_is_refused(vilt):
