@@ -53,3 +53,14 @@ def test_a_part_that_is_not_there_lists_those_that_are():
     with pytest.raises(NotFoundError, match=r"None of the parts .* are Slots.*text \(Tokens\), image \(PatchGrid\)"):
         AXIS.only(Slots)
     assert AXIS.only(Tokens) == "text"
+
+
+def test_of_a_picture_and_its_tiles_the_whole_one_is_meant_and_of_two_pictures_none():
+    fine = PatchGrid.plain(rows=2, cols=4, patch_px=(16, 16), size_px=IMAGE.size_px)
+    other = PatchGrid.plain(rows=2, cols=4, patch_px=(16, 16), size_px=(64, 32))
+    count = len(IMAGE)
+    where = [range(count), range(count, count + 8)]
+    assert Joined.of({"image": IMAGE, "tiles": fine}, tokens=where).only(PatchGrid) == "image"
+    for parts in ({"image": IMAGE, "other": other}, {"image 1": IMAGE, "image 2": fine}):
+        with pytest.raises(NotFoundError, match="2 of the parts of this sequence are PatchGrid"):
+            Joined.of(parts, tokens=where).only(PatchGrid)
