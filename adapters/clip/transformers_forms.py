@@ -36,6 +36,8 @@ class Joins:
         Whether a token is kept from those behind it; None: not known beforehand.
     together
         The part of a sequence whose tokens see each other all the same.
+    turn
+        Which of a module's calls in one pass, from 0; None: each.
     """
 
     path: str
@@ -44,6 +46,7 @@ class Joins:
     key: Side = "text"
     causal: bool | None = None
     together: str = ""
+    turn: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,9 +70,9 @@ class Form:
     apart: bool = False
     full_length: bool = False
 
-    def joins_of(self, path: str) -> Joins | None:
-        """Return what the attention of a module joins; None where that is not known."""
-        return next((one for one in self.joins if re.match(one.path, path)), None)
+    def joins_of(self, path: str, *, turn: int = 0) -> Joins | None:
+        """Return what a call of a module joins, the `turn`-th of a pass; None where that is not known."""
+        return next((one for one in self.joins if re.match(one.path, path) and one.turn in (None, turn)), None)
 
 
 def _bridge(prefix: str) -> Form:

@@ -8,13 +8,14 @@ from torch import nn
 from .transformers_florence import FLORENCES
 from .transformers_forms import FORMS, Form
 from .transformers_git import GITS
+from .transformers_lxmert import LXMERTS
 from .transformers_mllama import MLLAMAS
 from .transformers_perceiver import PERCEIVERS
 from .transformers_qformer import QFORMERS
 from .transformers_sides import SidedForm
 
 #: Classes whose processor writes the whole input; see `transformers_sides`.
-SIDED: Mapping[str, SidedForm] = {**QFORMERS, **PERCEIVERS, **MLLAMAS, **FLORENCES, **GITS}
+SIDED: Mapping[str, SidedForm] = {**QFORMERS, **PERCEIVERS, **MLLAMAS, **FLORENCES, **GITS, **LXMERTS}
 
 KNOWN: Mapping[str, Form] = {**FORMS, **SIDED}
 

@@ -4,6 +4,7 @@ Outside of the vision tower words ask words or patches, patches ask words, slots
 stand in one sequence.
 """
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
@@ -60,8 +61,10 @@ def placed(
     vision: tuple[Axis, ...] = next((layer.query for layer in reversed(found) if layer.kind == "self"), ())
     known = {"vision": vision, **sides}
     known |= {} if derived is None else derived(known["vision"])
+    turns: Counter[str] = Counter()
     for call in beside:
-        joins = form.joins_of(call.module)
+        joins = form.joins_of(call.module, turn=turns[call.module])
+        turns[call.module] += 1
         if joins is not None and call.kind == "token":
             layer = joined_layer(call, joins, sides=known, samples=samples)
             found.append(layer if blind is None or joins.key == joins.query else _without(layer, blind, joins))

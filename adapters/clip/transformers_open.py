@@ -52,6 +52,7 @@ def families() -> Iterable[ModelFamily]:
         "Mllama: words ask the patches of all tiles, through gates",
         "Florence-2: patches and words in an encoder, which a decoder asks",
         "GIT: patches, then words, in one decoder",
+        "LXMERT: words and the regions of a detector that the user passes ask each other",
         "ViLT: words and patches in one sequence (no drawing yet)",
     )
     return [

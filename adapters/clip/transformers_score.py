@@ -33,7 +33,11 @@ def score_of(output: Any, target: Any) -> Float[Tensor, ""]:
     """
     if (judged := _judged(output)) is not None:
         return _of_matches(judged, target)
-    for name, choose in (("logits_per_image", _of_pairs), ("logits", _of_logits)):
+    for name, choose in (
+        ("logits_per_image", _of_pairs),
+        ("logits", _of_logits),
+        ("question_answering_score", _of_logits),  # LXMERT
+    ):
         if isinstance(logits := getattr(output, name, None), Tensor):
             return choose(logits, target)
     raise ModelError(

@@ -8,6 +8,7 @@
 | Timeline | a span of seconds | `timelines.py` |
 | Tokens | a span of characters | `tokens.py` |
 | Nodes, Slots, Positions | a node id; the slot's number; the index | `sets.py` |
+| Regions | a box in pixels, which may overlap others | `regions.py` |
 | Joined | its part's place | `joined.py` |
 
 The first five stand on a lattice (`lattices.py`). Plug-ins add adapters, not axes.
@@ -16,13 +17,14 @@ The first five stand on a lattice (`lattices.py`). Plug-ins add adapters, not ax
 from mmattn.schema.grids import PatchGrid
 from mmattn.schema.joined import Joined, Part
 from mmattn.schema.places import AxisBase, Place
+from mmattn.schema.regions import Regions
 from mmattn.schema.sets import Nodes, Positions, Slots
 from mmattn.schema.spectrograms import SpectrogramGrid
 from mmattn.schema.timelines import Timeline
 from mmattn.schema.tokens import Tokens
 from mmattn.schema.tubelets import TubeletGrid
 
-Axis = PatchGrid | TubeletGrid | SpectrogramGrid | Timeline | Tokens | Nodes | Slots | Positions | Joined
+Axis = PatchGrid | TubeletGrid | SpectrogramGrid | Timeline | Tokens | Nodes | Slots | Positions | Regions | Joined
 
 __all__ = [
     "Axis",
@@ -33,6 +35,7 @@ __all__ = [
     "PatchGrid",
     "Place",
     "Positions",
+    "Regions",
     "Slots",
     "SpectrogramGrid",
     "Timeline",

@@ -22,7 +22,7 @@ Place: TypeAlias = tuple[float, ...] | int
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class AxisBase:
-    """Roles of the tokens and what follows from them; the nine axes add their places.
+    """Roles of the tokens and what follows from them; the ten axes add their places.
 
     Parameters
     ----------

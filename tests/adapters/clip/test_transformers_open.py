@@ -13,6 +13,7 @@ from small_towers import MEMBERS, processor, towers
 import mmattn
 from mmattn.adapters.clip.transformers import adapter
 from mmattn.adapters.clip.transformers_known import KNOWN, opens_config
+from mmattn.adapters.clip.transformers_lxmert import LXMERTS
 from mmattn.errors import DownloadError, InputError, ModelError
 
 PHOTO = np.random.default_rng(0).integers(0, 256, (120, 90, 3), dtype=np.uint8)
@@ -49,7 +50,7 @@ def test_a_folder_without_a_tokenizer_still_looks_at_pictures(tmp_path):
 
 
 def test_classes_are_known_by_name_and_every_one_is_tested():
-    assert {pair.cls for pair in (*MEMBERS.values(), *SIDED.values())} == set(KNOWN)
+    assert {pair.cls for pair in (*MEMBERS.values(), *SIDED.values())} == set(KNOWN) - set(LXMERTS)  # tested apart
     for name in (
         "CLIPVisionModel",
         "CLIPTextModel",
