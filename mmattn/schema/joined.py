@@ -25,6 +25,9 @@ from mmattn.schema.tubelets import TubeletGrid
 # The name of the part that the model wrote itself, token by token: the map that wrote a token is the row before it.
 WRITTEN = "answer"
 
+# The name of the part that is a whole picture, beside its tiles.
+WHOLE = "image"
+
 Part = PatchGrid | TubeletGrid | SpectrogramGrid | Timeline | Tokens | Nodes | Slots | Positions | Regions
 
 
@@ -177,6 +180,8 @@ class Joined(AxisBase):
     def only(self, kind: type[Part]) -> str:
         """Return the name of the only part of a kind (`PatchGrid`, `Tokens`, ...).
 
+        Of several looks at one picture (the whole, and its tiles) it is the whole one, `image`.
+
         Raises
         ------
         NotFoundError
@@ -184,6 +189,9 @@ class Joined(AxisBase):
         """
         named = dict(zip(self.names, self.parts, strict=True))
         found = [name for name, part in named.items() if isinstance(part, kind)]
+        sizes = {part.size_px for part in named.values() if isinstance(part, PatchGrid)}
+        if kind is PatchGrid and WHOLE in found and len(sizes) == 1:
+            return WHOLE
         if len(found) != 1:
             listed = ", ".join(f"{name} ({type(part).__name__})" for name, part in named.items())
             raise NotFoundError(
