@@ -168,6 +168,11 @@ class OpenClip:
         facts: PairFacts = prepared.facts
         return None if facts.picture is None else feature_map(facts.picture)
 
+    def text_axes(self, prepared: Prepared) -> tuple[Axis, ...]:
+        """Return the axis of each text; see `protocol.TwoTowers`."""
+        axes: tuple[Axis, ...] = prepared.facts.texts
+        return axes
+
     def compare(
         self, model: nn.Module, *, image: Float[Tensor, "picture dim"], text: Float[Tensor, "text dim"]
     ) -> Float[Tensor, "picture text"]:

@@ -220,6 +220,11 @@ class TransformersClip:
         facts: PairFacts = prepared.facts
         return None if facts.picture is None else feature_map(facts.picture)
 
+    def text_axes(self, prepared: Prepared) -> tuple[Axis, ...]:
+        """Return the axis of each text; see `protocol.TwoTowers`."""
+        facts: PairFacts = prepared.facts
+        return () if facts.text is None else facts.text.axes
+
     def compare(
         self, model: nn.Module, *, image: Float[Tensor, "picture dim"], text: Float[Tensor, "text dim"]
     ) -> Float[Tensor, "picture text"]:

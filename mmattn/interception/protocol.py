@@ -13,6 +13,7 @@ from typing import Any, Protocol, runtime_checkable
 from torch import Tensor, nn
 
 from mmattn.interception.calls import Call, Emit
+from mmattn.schema.axes import Axis
 from mmattn.schema.maps import AttentionLayer
 from mmattn.schema.media import Media
 
@@ -202,6 +203,10 @@ class TwoTowers(Protocol):
             The tower may leave out the positions behind the last token that is no padding, where no feature depends on
             them: the same features, sooner.
         """
+        ...
+
+    def text_axes(self, prepared: Prepared) -> tuple[Axis, ...]:
+        """Return what the tokens of each prepared text are, as the layers of its tower have them."""
         ...
 
     def compare(self, model: nn.Module, *, image: Tensor, text: Tensor) -> Tensor:

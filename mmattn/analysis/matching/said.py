@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mmattn.analysis.matching.interaction import pushed_by
 from mmattn.analysis.matching.towers import Tower, look
-from mmattn.interception.protocol import TwoTowers
+from mmattn.interception.protocol import Prepared, TwoTowers
 from mmattn.schema.axes import Axis, Tokens
 from mmattn.schema.tokens import Word
 
@@ -65,12 +65,17 @@ def _said(pair: "Pair", steps: int | None) -> Said:
     axes: list[Axis] = []
     phrases: dict[str, int] = {}
     pushed: list[Tensor] = []
-    for tower in _some_at_a_time(pair):
-        features.append(tower.features)
-        axes += tower.axes
-        phrases.setdefault(tower.prepared.preprocessing, len(tower.axes[0]))
-        if steps is not None:
+    for some in _parts(pair.texts, _TEXTS):
+        prepared = pair.prepared(text=list(some))
+        if steps is None:  # nothing is read in the tower itself
+            features.append(_features(pair, prepared))
+            axes += _towers(pair).text_axes(prepared)
+        else:
+            tower = look(pair.adapter, pair.model, prepared, stream="text")
+            features.append(tower.features)
+            axes += tower.axes
             pushed += _pushed(pair, tower, steps)
+        phrases.setdefault(prepared.preprocessing, len(axes[-1]))
     return Said(
         features=torch.cat(features),
         axes=tuple(axes),
@@ -84,13 +89,7 @@ def words_alone(pair: "Pair", words: Sequence[str]) -> Float[Tensor, "word featu
     if "words" in pair.kept:
         kept: Tensor = pair.kept["words"]
         return kept
-    towers = pair.adapter
-    assert isinstance(towers, TwoTowers)
-    with torch.no_grad():
-        parts = [
-            towers.text_features(pair.model, pair.prepared(text=list(some)), brief=True)
-            for some in _parts(words, _WORDS)
-        ]
+    parts = [_features(pair, pair.prepared(text=list(some))) for some in _parts(words, _WORDS)]
     pair.kept["words"] = found = torch.cat(parts)
     return found
 
@@ -105,16 +104,18 @@ def _parts(listed: Sequence[Given], count: int) -> Iterator[Sequence[Given]]:
     return (listed[start : start + count] for start in range(0, len(listed), count))
 
 
-def _some_at_a_time(pair: "Pair") -> Iterator[Tower]:
-    for some in _parts(pair.texts, _TEXTS):
-        yield look(pair.adapter, pair.model, pair.prepared(text=list(some)), stream="text")
+def _features(pair: "Pair", prepared: Prepared) -> Float[Tensor, "text feature"]:
+    with torch.no_grad():
+        return _towers(pair).text_features(pair.model, prepared, brief=True)
+
+
+def _towers(pair: "Pair") -> TwoTowers:
+    assert isinstance(pair.adapter, TwoTowers)
+    return pair.adapter
 
 
 def _pushed(pair: "Pair", text: Tower, steps: int) -> list[Float[Tensor, "_ feature"]]:
-    towers = pair.adapter
-    assert isinstance(towers, TwoTowers)
-
     def blank() -> Tensor:
-        return towers.text_features(pair.model, text.prepared, blank=True, brief=True)
+        return _towers(pair).text_features(pair.model, text.prepared, blank=True, brief=True)
 
     return list(pushed_by(pair.model, text=text, blank=blank, steps=steps))
