@@ -35,6 +35,8 @@ class Encoded:
         What their products are multiplied with, and what is added; None where nothing is.
     caption
         CoCa's logits `[sample, token, piece]`: row i is asked for the piece at i + 1. None of the others.
+    ids
+        The texts' tokens, where they were given.
 
     """
 
@@ -43,6 +45,7 @@ class Encoded:
     scale: Tensor | None = None
     bias: Tensor | None = None
     caption: Float[Tensor, "sample token piece"] | None = None
+    ids: Int[Tensor, "sample _"] | None = None
 
     @property
     def similarity(self) -> Float[Tensor, "picture text"]:
@@ -91,6 +94,7 @@ def encode(
             scale=out.get("logit_scale"),
             bias=out.get("logit_bias"),
             caption=out.get("logits"),
+            ids=ids,
         )
     out = runs(image=pixels, text=ids)
     if isinstance(out, dict):
@@ -111,14 +115,15 @@ def score_of(output: Any, target: Any) -> Float[Tensor, ""]:
     ----------
     target
         None or "similarity": each picture with its own text, summed over the pairs. A number: that text with
-        every picture, summed. `(picture, text)`: those two.
+        every picture, summed. `(picture, text)`: those two. `("caption", token)`: the logit by which CoCa's decoder
+        writes the texts' token at that place, summed over the pairs; the row before it gives that.
 
     Raises
     ------
     ModelError
-        Only one tower ran.
+        Only one tower ran, or there is no decoder.
     InputError
-        The target names no picture and text.
+        The target names no picture and text, or no token that is written.
 
     """
     if not isinstance(output, Encoded):
@@ -126,6 +131,8 @@ def score_of(output: Any, target: Any) -> Float[Tensor, ""]:
             f"The output is a {type(output).__name__}, which holds no features of pictures and texts. "
             "Scores are of the maps' own rerun. Use maps of mmattn.attend."
         )
+    if isinstance(target, tuple) and len(target) == 2 and target[0] == "caption":
+        return _caption_logit(output, target[1])
     logits = output.similarity
     if target is None or target == "similarity":
         return logits.diagonal().sum()
@@ -137,6 +144,22 @@ def score_of(output: Any, target: Any) -> Float[Tensor, ""]:
             'the number of a text, or (picture, text), from 0. Pass that, or "similarity" for the pairs as given.'
         )
     return logits[pair] if isinstance(target, tuple) else logits[:, target].sum()
+
+
+def _caption_logit(output: Encoded, token: Any) -> Float[Tensor, ""]:
+    if output.caption is None or output.ids is None:
+        raise ModelError(
+            "The model writes no texts: it has no decoder. CoCa has one. Pass a target of pictures and texts: None, "
+            "or (picture, text)."
+        )
+    last = min(output.caption.shape[1], output.ids.shape[1] - 1)
+    if type(token) is not int or not 1 <= token <= last:
+        raise InputError(
+            f"The target ('caption', {token!r}) names no token that is written: they are 1 to {last}, and token 0 "
+            "begins the text. Pass one of those."
+        )
+    own = output.ids[:, token, None].to(output.caption.device)
+    return output.caption[:, token - 1].gather(1, own).sum()
 
 
 def pair_scores(output: Any, *, ids: Int[Tensor, "pair token"] | None, axes: Sequence[Axis]) -> PairScores:

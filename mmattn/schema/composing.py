@@ -74,8 +74,25 @@ def composed(layer: AttentionLayer, layers: Sequence[AttentionLayer]) -> Attenti
         kind="cross",
         heads=layer.storage_heads,
         storage=(Blocks(source=Dense(weights=torch.stack([one.weights for one in found])), sample=sample),),
-        note="; ".join(filter(None, (layer.note, "composed with " + " and ".join(one.name for one in way)))),
+        note=composed_note(layer, way),
     )
+
+
+def composed_note(layer: AttentionLayer, way: Sequence[AttentionLayer]) -> str:
+    """Return what a caption says of a layer that is led on: its note, but that its keys are no patches, and the way.
+
+    Examples
+    --------
+    >>> from mmattn.schema.axes import Slots
+    >>> slots, blocks = (Slots.count(2),), (Blocks(source=Dense(weights=torch.ones(1, 1, 2, 2))),)
+    >>> layer = AttentionLayer(name="a", query=slots, key=slots, heads=1, storage=blocks, note="gate 0.5; slots, no patches")
+    >>> composed_note(layer, [layer]), composed_note(layer, [])
+    ('gate 0.5; composed with a', 'gate 0.5; slots, no patches')
+    """
+    if not way:
+        return layer.note
+    own = [phrase for phrase in layer.note.split("; ") if not phrase.endswith("no patches")]
+    return "; ".join(filter(None, (*own, "composed with " + " and ".join(one.name for one in way))))
 
 
 def _way(

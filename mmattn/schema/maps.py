@@ -197,10 +197,7 @@ class AttentionMaps:
 
         A layer that was led on says so in its note, and holds its weights dense; others stay as they are.
         """
-        led = [
-            composed(layer, self.layers) if way_to_patches(layer, self.layers) else layer
-            for layer in self.layers
-        ]
+        led = [composed(layer, self.layers) if way_to_patches(layer, self.layers) else layer for layer in self.layers]
         return replace(self, layers=tuple(led))
 
     def named(

@@ -14,10 +14,13 @@ from torch import Tensor
 
 from mmattn.analysis.matching.woven import Woven, weave
 from mmattn.schema.axes import Axis, Joined, PatchGrid, Tokens
-from mmattn.schema.composing import way_to_patches
+from mmattn.schema.composing import composed_note, way_to_patches
 from mmattn.schema.layers import AttentionLayer
 from mmattn.schema.maps import AttentionMaps
 from mmattn.schema.results import Unit
+
+# Share of words' attention that a caption must tell.
+_WORTH_SAYING = 5e-3
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -110,21 +113,22 @@ class Asking:
 
     def read(self, asked: Float[Tensor, "query patch"], *, said: Mapping[str, object], unit: Unit) -> Read:
         """Return rows for those who ask, over the picture, as rows of words."""
-        note = self.note
+        rows, remarks = self.by_word(asked), {"note": self.note}
+        left = 1 - float(rows[self.spoken.to(rows.device)].sum(dim=1).mean()) if bool(self.spoken.any()) else 0.0
+        if unit == "share" and left > _WORTH_SAYING:
+            remarks["not on the picture"] = f"{100 * left:.2g} %"
         return Read(
-            rows=self.by_word(asked),
+            rows=rows,
             whole=self.as_one(asked),
             axis=self.picture,
-            said={**said, **({"note": note} if note else {})},
+            said={**said, **{name: phrase for name, phrase in remarks.items() if phrase}},
             unit=unit,
         )
 
     @property
     def note(self) -> str:
         """What a caption says of the way from words to patches."""
-        way = way_to_patches(self.layers[-1], self.maps.layers) or ()
-        led = "composed with " + " and ".join(one.name for one in way) if way else ""
-        return "; ".join(filter(None, (self.layers[-1].note, led)))
+        return composed_note(self.layers[-1], way_to_patches(self.layers[-1], self.maps.layers) or ())
 
     def by_word(self, asked: Float[Tensor, "query patch"]) -> Float[Tensor, "token patch"]:
         """Return a row for each token of the text, of rows for those who ask; nothing for what is no word."""

@@ -14,7 +14,7 @@ from written_out import SoftmaxLog
 
 import mmattn
 
-NOTE = "its keys are pooled queries, no patches; composed with visual.attn_pool.attn"
+NOTE = "composed with visual.attn_pool.attn"
 PHOTO = np.random.default_rng(0).integers(0, 256, (120, 90, 3), dtype=np.uint8)
 TEXTS = ["A cat on the mat", "red sports car"]
 BOTH = ["BLIP, matching", "BLIP, captions", "BridgeTower, matching"]

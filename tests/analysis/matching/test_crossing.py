@@ -12,7 +12,7 @@ import mmattn
 from mmattn.errors import InputError, ModelError, NotFoundError
 from mmattn.schema.axes import PatchGrid
 
-NOTE = "its keys are pooled queries, no patches; composed with visual.attn_pool.attn"
+NOTE = "composed with visual.attn_pool.attn"
 PHOTO = np.random.default_rng(0).integers(0, 256, (120, 90, 3), dtype=np.uint8)
 TEXTS = ["A cat on the mat", "red sports car"]
 CROSSED = ["BLIP, matching", "BLIP, captions", "BridgeTower, matching"]
@@ -152,6 +152,21 @@ def test_maps_of_coca_are_composed_in_the_same_way(captioner):
     assert led["visual.attn_pool.attn"] is maps["visual.attn_pool.attn"]
 
 
+def test_a_gradient_may_be_of_the_logit_that_writes_a_word_of_a_caption(captioner):
+    maps = mmattn.attend(captioner, image=PHOTO, text="a cat")
+    target = ("caption", 2)
+    with torch.no_grad():
+        output = maps.rerun()
+        logits, ids = output.caption, output.ids
+    assert torch.equal(maps.adapter.score(output, target), logits[0, 1, ids[0, 2]])
+    name = "text_decoder.cross_attn.1.attn"
+    found = mmattn.relevance(maps, method="attention_x_gradient", target=target, stream="decoder", layer=name, query=1)
+    assert float(found.values.abs().sum()) > 0
+    for token in (0, 20, "cat"):
+        with pytest.raises(InputError, match="names no token that is written: they are 1 to 19"):
+            maps.adapter.score(output, ("caption", token))
+
+
 def test_a_coca_without_a_pool_asks_the_patches_themselves():
     plain = coca(pool=False)
     found = mmattn.match(plain, PHOTO, texts=TEXTS, method="cross")
@@ -187,6 +202,7 @@ def test_pieces_of_a_word_share_a_row_and_keep_what_lies_outside():
     assert len(rows) > 1
     assert torch.allclose(word.values, whole.values[rows].mean(dim=0, keepdim=True))
     assert torch.allclose(word.values.sum() + word.outside, torch.ones(1), atol=1e-5)
+    assert whole.parameters["not on the picture"] == "25 %"  # what two layers of words left to words
 
 
 def test_what_does_not_fit_a_model_is_refused_with_what_does(captioner):
