@@ -180,7 +180,8 @@ def _last_output(model: nn.Module) -> dict[str, Tensor]:
         return noted
 
     for path, module in model.named_modules():
-        module.register_forward_hook(note(path))
+        if not isinstance(module, torch.jit.ScriptModule):  # these take no hooks
+            module.register_forward_hook(note(path))
     return last
 
 
