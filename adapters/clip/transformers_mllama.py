@@ -5,9 +5,10 @@
     decoder     words ask those before them; in some layers instead, through a gate, a class token
                 and the patches of every tile: x + tanh(gate) * attention
 
-A picture is resized, padded at its right and bottom to whole tiles, and cut. Tiles that are not
-used are padding. Words before the picture's mark are told to look at nothing, and the mask that the
-model makes of this lets them look at everything, padding tiles too: their rows are left empty.
+A picture is resized, padded at its right and bottom to whole tiles, and cut: the patches of all
+tiles are one grid, in the order of the tiles. Tiles that are not used are padding. Words before the
+picture's mark are told to look at nothing, and the mask that the model makes of this lets them look
+at everything, padding tiles too: their rows are left empty.
 """
 
 from collections.abc import Mapping
@@ -20,9 +21,8 @@ from torch import Tensor
 
 from mmattn.errors import InputError
 from mmattn.schema.axes import Axis, PatchGrid
-from mmattn.schema.joined import Joined, Part
 
-from ..pixels import Crop, Geometry
+from ..pixels import Geometry
 from .transformers_forms import Joins
 from .transformers_perceiver import gate_note
 from .transformers_row import row_axis, words_alone
@@ -43,13 +43,13 @@ def _tiled(written: Written) -> Built:
         for n in range(written.samples)
     )
     patch = int(written.config.vision_config.patch_size)
-    patches = (int(pixels.shape[-1]) // patch) ** 2
-    padded = -(1 + patches) % 8
-    tiles = [_tiles(written, sample) for sample in range(written.samples)]
+    side, count = int(pixels.shape[-1]), int(pixels.shape[2])
+    padded = -(1 + (side // patch) ** 2) % 8
+    tiles = [_canvas_of(written, sample) for sample in range(written.samples)]
     sides: dict[str, tuple[Axis, ...]] = {
         "decoder": words,
-        "vision": tuple(_joined(one, patch=patch, count=int(pixels.shape[2]), padded=padded) for one in tiles),
-        "seen": tuple(_joined(one, patch=patch, count=int(pixels.shape[2]), padded=0) for one in tiles),
+        "vision": tuple(_grid(one, patch=patch, side=side, count=count, padded=padded) for one in tiles),
+        "seen": tuple(_grid(one, patch=patch, side=side, count=count, padded=0) for one in tiles),
     }
     return Built(
         call=written.inputs,
@@ -71,45 +71,36 @@ def _gates(written: Written) -> dict[str, str]:
     return notes
 
 
-def _tiles(written: Written, sample: int) -> list[Geometry]:
-    """Return how each tile of a picture came to the model, row by row."""
+def _canvas_of(written: Written, sample: int) -> tuple[int, int, Geometry]:
+    """Return how many tiles down and across a picture has, and how it came to all of them."""
     side = int(written.inputs["pixel_values"].shape[-1])
     ratios = written.config.vision_config.supported_aspect_ratios
     down, across = ratios[int(written.inputs["aspect_ratio_ids"][sample, 0]) - 1]
     whole = written.geometries[sample] if written.photos else Geometry(size_px=(across * side, down * side))
-    return [
-        whole.then(Crop(left=col * side, top=row * side, size_px=(side, side)))
-        for row in range(down)
-        for col in range(across)
-    ]
+    return down, across, whole
 
 
-def _joined(tiles: list[Geometry], *, patch: int, count: int, padded: int) -> Joined:
-    """Return the sequence of all tiles: each with its class token first, and padding behind its patches."""
-    names = ["image"] if len(tiles) == 1 else [f"tile {number}" for number in range(1, len(tiles) + 1)]
-    grids: dict[str, Part] = {
-        name: _grid(tile, patch=patch, padded=padded) for name, tile in zip(names, tiles, strict=True)
-    }
-    length = len(next(iter(grids.values())))
-    where = [np.arange(length) + number * length for number in range(len(tiles))]
-    return Joined.of(grids, tokens=where, length=count * length, rest=dict.fromkeys(_rest(where, count, length), "pad"))
-
-
-def _rest(where: list[Any], count: int, length: int) -> list[int]:
-    return list(range(len(where) * length, count * length))
-
-
-def _grid(tile: Geometry, *, patch: int, padded: int) -> PatchGrid:
-    rows, cols = tile.model_px[1] // patch, tile.model_px[0] // patch
-    cells = [-1, *range(rows * cols), *[-1] * padded]
+def _grid(tiles: tuple[int, int, Geometry], *, patch: int, side: int, count: int, padded: int) -> PatchGrid:
+    """Return the patches of all tiles on one grid: tiles are cut from one canvas, row by row, and do not overlap."""
+    down, across, whole = tiles
+    rows = side // patch
+    within = np.arange(rows * rows).reshape(rows, rows)
+    row, col = np.divmod(within, rows)
+    cells, roles = [], []
+    for tile in range(count):
+        top, left = (part * rows for part in divmod(tile, across))
+        there = tile < down * across
+        own = (row + top) * across * rows + col + left if there else np.full_like(within, -1)
+        cells += [-1, *own.flatten().tolist(), *[-1] * padded]
+        roles += ["cls" if there else "pad", *["content" if there else "pad"] * rows * rows, *["pad"] * padded]
     return PatchGrid(
-        rows=rows,
-        cols=cols,
+        rows=down * rows,
+        cols=across * rows,
         patch_px=(patch, patch),
-        size_px=tile.size_px,
-        to_input=tile.to_input,
+        size_px=whole.size_px,
+        to_input=whole.to_input,
         cells=np.array(cells),
-        roles=("cls", *["content"] * (rows * cols), *["pad"] * padded),
+        roles=tuple(roles),
     )
 
 

@@ -324,12 +324,9 @@ SIDED = {
         processor=_mllama,
         config=_mllama_config,
         texts=_imaged,
-        part="tile 1",
         nested=True,
     ),
-    "Mllama, features": Sided(
-        cls="MllamaModel", processor=_mllama, config=_mllama_config, texts=_imaged, part="tile 1", nested=True
-    ),
+    "Mllama, features": Sided(cls="MllamaModel", processor=_mllama, config=_mllama_config, texts=_imaged, nested=True),
     "Idefics2": Sided(
         cls="Idefics2ForConditionalGeneration",
         processor=lambda: _idefics2(split=False),

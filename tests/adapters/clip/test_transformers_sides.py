@@ -97,13 +97,14 @@ def test_changing_a_patch_moves_the_token_that_the_axis_names(name):
     axis = before.key_axis
     grid, where = axis.part(SIDED[name].part) if isinstance(axis, Joined) else (axis, np.arange(len(axis)))
     assert isinstance(grid, PatchGrid)
-    for number in (0, len(grid.content) // 2, -1):
-        token = int(grid.content[number])
+    inside = [place for place in grid.content if grid.place(place)[2] <= 90 and grid.place(place)[3] <= 120]
+    for number in (0, len(inside) // 2, -1):
+        token = int(inside[number])
         x0, y0, x1, y1 = grid.place(token)
         changed = PHOTO.copy()
         left, top, right, bottom = (round(v) for v in np.clip((x0, y0, x1, y1), 0, (90, 120, 90, 120)))
-        inside = min(2, (right - left) // 4)  # resizing blurs over a patch's edge
-        changed[top + inside : bottom - inside, left + inside : right - inside] ^= 255
+        rim = min(2, (right - left) // 4)  # resizing blurs over a patch's edge
+        changed[top + rim : bottom - rim, left + rim : right - rim] ^= 255
         after = one_of(name, image=changed).select(stream="vision")[0]
         moved = (after.weights() - before.weights()).abs().sum(0)
         found = int((moved.sum(0) + moved.sum(1)).argmax())
@@ -170,7 +171,7 @@ def test_tiles_are_quarters_of_the_picture_and_padding_has_no_place():
     assert not bool(wide.samples[0].select(stream="vision")[0].weights()[:, :, [3, 4, 8, 9]].any())
 
 
-def test_words_before_the_mark_of_mllamas_picture_are_left_empty_and_tiles_have_places():
+def test_words_before_the_mark_of_mllamas_picture_are_left_empty_and_tiles_are_one_grid():
     maps = one_of("Mllama", text="the <|image|>cat")
     layer = maps.select(stream="decoder", kind="cross")[0]
     words = layer.query_axis
@@ -181,17 +182,19 @@ def test_words_before_the_mark_of_mllamas_picture_are_left_empty_and_tiles_have_
     assert layer.note.startswith("gate ")
     assert "left empty" in layer.note
     key = layer.key_axis  # 90 x 120 px on 2 x 2 tiles of 48 px: resized to 72 x 96
-    assert key.names == ("tile 1", "tile 2", "tile 3", "tile 4")
-    assert key.roles[0] == key.roles[10] == "cls"
-    assert (key.place(1), key.place(21)) == ((0, 0, 20, 20), (0, 60, 20, 80))
+    assert (key.rows, key.cols, len(key)) == (6, 6, 40)
+    assert key.special() == {"cls": [0, 10, 20, 30]}
+    assert [key.place(token) for token in (1, 13, 21)] == [(0, 0, 20, 20), (100, 0, 120, 20), (0, 60, 20, 80)]
+    assert int(key.content[3]) == 11  # row by row over the whole picture, tile after tile in the sequence
     vision = maps.select(stream="vision")[-1]
     assert vision.key_axis.roles.count("pad") == 4 * 6
     assert vision.note.startswith("gate ")
     flat = one_of("Mllama", image=PHOTO[:30], text="cat")  # two tiles, one beside the other, and two of padding
     key = flat.select(stream="decoder", kind="cross")[0].key_axis
-    assert (key.names, key.roles.count("pad")) == (("tile 1", "tile 2"), 20)
+    assert (key.rows, key.cols, key.roles.count("pad")) == (3, 6, 20)
     assert key.place(11) == (48, 0, 64, 16)
     assert not bool(flat.select(stream="decoder", kind="cross")[0].weights()[..., 20:].any())
+    assert mmattn.overlay(mmattn.look(flat, stream="decoder", kind="cross", query="cat")).panels[0].heat is not None
 
 
 def test_florence_has_the_pictures_mean_before_its_cells_and_leaves_channels_out_by_name():
