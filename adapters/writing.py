@@ -28,13 +28,17 @@ _BROKEN = "\ufffd"  # what a decoder prints for half a character
 _ROLES = {"pad_token_id": "pad", "eos_token_id": "eos", "bos_token_id": "bos", "sep_token_id": "sep"}
 
 
-def written_by(model: nn.Module, inputs: Mapping[str, Any], *, count: int) -> Int[Tensor, "sample token"]:
+def written_by(
+    model: nn.Module, inputs: Mapping[str, Any], *, count: int, begun: Int[Tensor, "sample first"] | None = None
+) -> Int[Tensor, "sample token"]:
     """Return up to `count` tokens that a model writes behind `input_ids`, greedily; none of them is its last word.
 
     Parameters
     ----------
     inputs
         What it is called with.
+    begun
+        Of a decoder beside an encoder: what it begins with.
 
     Raises
     ------
@@ -44,7 +48,7 @@ def written_by(model: nn.Module, inputs: Mapping[str, Any], *, count: int) -> In
     if isinstance(count, bool) or not isinstance(count, int) or count < 1:
         raise InputError(f"generate={count!r} is no number of tokens. It is a whole number from 1. Pass such a number.")
     ids, mask = inputs["input_ids"], inputs.get("attention_mask")
-    if isinstance(mask, Tensor) and mask.dim() == 2 and not bool(mask[:, -1].all()):
+    if begun is None and isinstance(mask, Tensor) and mask.dim() == 2 and not bool(mask[:, -1].all()):
         raise InputError(
             "The texts are of different lengths, and the shorter ones end in padding: a model would go on behind it. "
             "Padding stands before a text that is gone on with. Pass them one by one, or a processor whose tokenizer "
@@ -54,9 +58,10 @@ def written_by(model: nn.Module, inputs: Mapping[str, Any], *, count: int) -> In
     plain = {"do_sample": False, "num_beams": 1, "temperature": None, "top_p": None, "top_k": None}
     with torch.no_grad():
         found: Tensor = runs.generate(**inputs, max_new_tokens=count + 1, **plain)
-    begun = ids.shape[1]
-    behind = found.shape[1] > begun and torch.equal(found[:, :begun].to(ids), ids)  # some classes leave the prompt out
-    return found[:, begun if behind else 0 :][:, :-1]
+    before = ids if begun is None else begun
+    count_before = before.shape[1]
+    there = found.shape[1] > count_before and torch.equal(found[:, :count_before].to(before), before)
+    return found[:, count_before if there else 0 :][:, :-1]  # some classes leave the prompt out
 
 
 def continued_inputs(
@@ -102,7 +107,7 @@ def _followed(axis: Axis, ids: Int[Tensor, " token"], *, tokenizer: Any) -> Join
     answer = answer_axis(ids, tokenizer=tokenizer)
     behind = np.arange(len(axis), len(axis) + len(ids))
     if not isinstance(axis, Joined):
-        name = "slots" if isinstance(axis, Slots) else "text"
+        name = "slots" if isinstance(axis, Slots) else "text" if len(axis.content) else "begin"
         return Joined.of({name: axis, WRITTEN: answer}, tokens=[np.arange(len(axis)), behind])
     parts = {**dict(zip(axis.names, axis.parts, strict=True)), WRITTEN: answer}
     rest = {token: role for token, role in enumerate(axis.roles) if axis.part_of(token) is None}

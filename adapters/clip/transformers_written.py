@@ -1,7 +1,8 @@
-"""What a model with sides of its own writes behind its prompt (GIT, BLIP-2, Idefics, Idefics2, Mllama), and its axes.
+"""What a model with sides of its own writes (GIT, BLIP-2, Idefics, Idefics2, Mllama, Florence-2), and its axes.
 
-The prompt's axes stay as they are; the decoder's goes on with the written tokens, as the part `answer`. The whole
-sequence is then run in one pass: some of these classes drive their decoder beside their own `forward`.
+A decoder goes on behind the prompt, or, beside an encoder that reads it, behind its own first token. The prompt's axes
+stay as they are; the decoder's goes on with the written tokens, as the part `answer`. The whole sequence is then run
+in one pass: some of these classes drive their decoder beside their own `forward`.
 """
 
 from collections.abc import Mapping
@@ -21,6 +22,7 @@ from .transformers_sides import SidedFacts, SidedForm
 from .transformers_text import TextFacts
 
 _DECODER = "decoder"
+_BEGUN = "decoder_input_ids"  # what a decoder beside an encoder has written so far
 
 # Of each token of a prompt: which pictures it may look at. A written one looks at those of the last.
 _PER_TOKEN = ("image_attention_mask", "cross_attention_mask")
@@ -30,28 +32,31 @@ def writes(model: nn.Module, form: Any) -> bool:
     """Whether a model writes behind its prompt, from left to right, in the decoder that its form names."""
     if not isinstance(form, SidedForm) or not any(joins.query == joins.key == _DECODER for joins in form.joins):
         return False
-    config: Any = model.config
-    inner = getattr(config, "text_config", config)
-    both = getattr(config, "is_encoder_decoder", False) or getattr(inner, "is_encoder_decoder", False)
     can: Any = getattr(model, "can_generate", None)
-    return not both and can is not None and bool(can()) and hasattr(model, "generate")
+    return can is not None and bool(can()) and hasattr(model, "generate")
 
 
 def write(model: nn.Module, prepared: Prepared, count: int) -> Int[Tensor, "sample token"]:
     """Let the model write up to `count` tokens behind its prompt, greedily."""
     facts: SidedFacts = prepared.facts
-    return written_by(model, facts.call, count=count)
+    begun = facts.call.get(_BEGUN)
+    given = {name: value for name, value in facts.call.items() if name != _BEGUN}
+    return written_by(model, given, count=count, begun=begun)
 
 
 def continued(model: nn.Module, prepared: Prepared, written: Int[Tensor, "sample token"]) -> Prepared:
     """Return the prompt with what was written behind it."""
     facts: SidedFacts = prepared.facts
-    call = _longer(continued_inputs(facts.call, written), by=written.shape[1])
+    if _BEGUN in facts.call:
+        call = {**facts.call, _BEGUN: torch.cat([facts.call[_BEGUN], written], dim=1)}
+    else:
+        call = _longer(continued_inputs(facts.call, written), by=written.shape[1])
 
     def on(sides: Mapping[str, tuple[Axis, ...]]) -> dict[str, tuple[Axis, ...]]:
         if _DECODER not in sides:
             return dict(sides)
-        return {**sides, _DECODER: followed(sides[_DECODER], written, tokenizer=facts.tokenizer)}
+        axes = sides[_DECODER] * (len(written) if len(sides[_DECODER]) == 1 else 1)
+        return {**sides, _DECODER: followed(axes, written, tokenizer=facts.tokenizer)}
 
     derived = facts.derived
     text = facts.text

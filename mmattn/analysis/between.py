@@ -13,6 +13,9 @@ Slots that asked patches before (CoCa's pool, latents) lead on to these, and the
 `mmattn.schema.composing`.
 """
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -51,8 +54,10 @@ def between(
     asking, asked
         Parts of a sequence, such as `text`, `answer` or `image`; by default its only text, or the words that the
         model wrote where there are some, and its only picture. Elsewhere: the two axes of the layer.
-    stream, kind, layer
-        As for `look`; `layer="mean"` is the mean over all layers of the stream.
+    stream, kind
+        Which layers are meant; by default those in which these two sides meet.
+    layer
+        An index among them (negative: from the end), a module path, or `"mean"`: the mean over all of them.
     head
         As for `look`: one head, `"max"`, `"min"` or None for the mean.
     writing
@@ -81,7 +86,7 @@ def between(
     ('cat', [0.10000000149011612, 0.699999988079071], (16.0, 0.0, 32.0, 16.0))
     """
     one_sample(maps, "between")
-    layers, where = _chosen(maps, stream=stream, kind=kind, layer=layer)
+    layers, where = _chosen(maps, _Sides(asking=asking, asked=asked), stream=stream, kind=kind, layer=layer)
     if asked is None:
         layers = tuple(composed(one, maps.layers) if way_to_patches(one, maps.layers) else one for one in layers)
     query, key = layers[0].query_axis, layers[0].key_axis
@@ -144,23 +149,55 @@ def _uniform(layers: tuple[AttentionLayer, ...], tokens: list[int], writing: boo
     return _blank_first(found, tokens) if writing else found
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Sides:
+    """Who asks and who is asked, as the user named them."""
+
+    asking: str | int | None
+    asked: str | int | None
+
+    def meet(self, layer: AttentionLayer, every: Sequence[AttentionLayer]) -> bool:
+        """Whether these two sides meet in a layer."""
+        query, key = layer.query[0], layer.key[0]
+        asks = _has(query, Tokens) if self.asking is None else _named(query, self.asking)
+        if self.asked is not None:
+            return asks and _named(key, self.asked)
+        return asks and (_has(key, PatchGrid) or way_to_patches(layer, every) is not None)
+
+
+def _has(axis: Axis, kind: type[Tokens] | type[PatchGrid]) -> bool:
+    return isinstance(axis, kind) or (isinstance(axis, Joined) and any(isinstance(part, kind) for part in axis.parts))
+
+
+def _named(axis: Axis, part: str | int) -> bool:
+    return isinstance(axis, Joined) and (part in axis.names or part in range(len(axis.parts)))
+
+
 def _chosen(
-    maps: AttentionMaps, *, stream: str | None, kind: Kind | None, layer: int | str
+    maps: AttentionMaps, sides: _Sides, *, stream: str | None, kind: Kind | None, layer: int | str
 ) -> tuple[tuple[AttentionLayer, ...], str]:
-    """Return one layer, or all of a stream, and how to call them in a caption."""
-    if layer != "mean":
-        found, where = find_layer(maps, stream=stream, kind=kind, layer=layer)
-        return (found,), where
-    every = maps.select(stream=stream, kind=kind)
-    if kind is None and any(one.kind == "self" for one in every):
-        every = tuple(one for one in every if one.kind == "self")
-    axes = {(one.query_axis, one.key_axis) for one in every}
-    if len(axes) > 1:
-        raise InputError(
-            f"The {len(every)} layers of this stream stand between {len(axes)} different pairs of axes. A mean is over "
-            "layers with the same. Pass kind= or stream= to choose, or one layer."
+    """Return one layer, or all in which the two sides meet, and how to call them in a caption."""
+    pool = maps.layers if stream is None else maps.select(stream=stream, kind=kind)
+    found = [one for one in pool if kind in (None, one.kind) and sides.meet(one, maps.layers)]
+    found = [one for one in found if one.stream == found[-1].stream]
+    if not found or (isinstance(layer, str) and layer != "mean"):
+        one, where = find_layer(maps, stream=stream, kind=kind, layer=-1 if layer == "mean" else layer)
+        return (one,), where
+    if layer == "mean":
+        axes = {(one.query_axis, one.key_axis) for one in found}
+        if len(axes) > 1:
+            raise InputError(
+                f"The {len(found)} layers of this stream stand between {len(axes)} different pairs of axes. A mean is "
+                "over layers with the same. Pass kind= or stream= to choose, or one layer."
+            )
+        return tuple(found), f"mean of {len(found)}"
+    if isinstance(layer, bool) or not isinstance(layer, int) or not -len(found) <= layer < len(found):
+        raise NotFoundError(
+            f"There is no layer {layer!r}: the two sides meet in {len(found)} layers, 0 to {len(found) - 1}. Pass one "
+            f'of those, "mean", or a module path such as {found[-1].name!r}.'
         )
-    return every, f"mean of {len(every)}"
+    one = found[layer]
+    return (one,), f"{layer % len(found)} (0 to {len(found) - 1}), {one.name}"
 
 
 def _side(

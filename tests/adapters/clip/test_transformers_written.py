@@ -56,7 +56,27 @@ def test_what_looks_at_the_picture_across_is_read_for_written_words():
     assert torch.allclose(rows, torch.ones_like(rows), atol=1e-5)
 
 
-def test_models_that_write_nothing_and_those_with_an_encoder_for_words_say_so():
-    for name in ("BLIP-2, matching", "Florence-2"):
-        with pytest.raises(InputError, match="generate"):
-            wrote(name)
+@pytest.mark.parametrize("name", ["Florence-2", "BLIP-2, T5"])
+def test_a_decoder_beside_an_encoder_writes_from_its_own_first_token(name):
+    maps = wrote(name)
+    call = maps.prepared.facts.call
+    ids = call["decoder_input_ids"]
+    assert torch.equal(maps.rerun().logits[0, :-1].argmax(1)[1:], ids[0, 2:])
+    cross = [one for one in maps.select(stream="decoder") if one.kind == "cross"]
+    with torch.no_grad(), SoftmaxLog() as log:
+        sided(name, eager=True)(**call)
+    expected = [one for one in log.results if one.shape[-2:] == (len(cross[0].query_axis), len(cross[0].key_axis))]
+    for layer, theirs in zip(cross, expected[-len(cross) :], strict=True):
+        assert torch.allclose(layer.weights(), theirs[0], atol=1e-5)
+    answer, where = cross[-1].query_axis.part("answer")
+    assert where.tolist() == list(range(1, ids.shape[1]))
+    found = mmattn.between(maps)
+    assert found.query_axis is answer
+    rows = maps.composed()[cross[-1].name]
+    _, cells = rows.key_axis.part("image")
+    assert torch.allclose(found.values, rows.weights().mean(0)[where - 1][:, cells], atol=1e-6)
+
+
+def test_a_model_that_writes_nothing_says_so():
+    with pytest.raises(InputError, match="got generate"):
+        wrote("BLIP-2, matching")
