@@ -26,6 +26,7 @@ from mmattn.schema.tokens import Tokens, split_words
 
 from .literals import refuse_literals
 from .spellers import Pieces, Speller, speller_of
+from .unknown import warn_of_unknown
 
 #: Pieces of CLIP's own byte pairs, with which a vocabulary of this size comes.
 CLIP_VOCABULARY = 49408
@@ -57,7 +58,7 @@ def tokenized(words: Sequence[Words], *, model: nn.Module, tokenizer: Any) -> Te
     Warns
     -----
     UserWarning
-        A text is longer than the context; the words that the model does not see are named.
+        A text is longer than the context, or has words that the tokenizer does not know; they are named.
 
     Raises
     ------
@@ -66,11 +67,13 @@ def tokenized(words: Sequence[Words], *, model: nn.Module, tokenizer: Any) -> Te
         spells one of its signs.
 
     """
-    speller = speller_of(tokenizer if tokenizer is not None else own_tokenizer(model))
+    tokenizer_used = tokenizer if tokenizer is not None else own_tokenizer(model)
+    speller = speller_of(tokenizer_used)
     ids = speller.ids([one.text for one in words], _length(model, tokenizer))
     _check_fits(ids, model)
     axes = tuple(_axis(one.text, ids[n].tolist(), speller, model) for n, one in enumerate(words))
     refuse_literals(axes, ids)
+    warn_of_unknown(axes, ids, tokenizer=tokenizer_used)
     return Texts(ids=ids.to(_device(model)), axes=axes, phrase=f"text as {ids.shape[1]} tokens")
 
 

@@ -27,6 +27,7 @@ from mmattn.schema.tokens import Tokens, split_words
 
 from ..spans import Fold, Span, from_offsets, from_pieces
 from ..vit.transformers_open import takes
+from .unknown import warn_of_unknown
 
 # In this order: XLM-RoBERTa's <s> is both its first token and its class token.
 _ROLES = {
@@ -96,7 +97,7 @@ def encoded_texts(texts: Sequence[Words], *, tokenizer: Any, model: nn.Module, f
     Warns
     -----
     UserWarning
-        A text is longer than the context: the words that the model does not see are named.
+        A text is longer than the context, or has words that the tokenizer does not know: they are named.
 
     Raises
     ------
@@ -130,6 +131,7 @@ def encoded_texts(texts: Sequence[Words], *, tokenizer: Any, model: nn.Module, f
     axes = tuple(_axis(words.text, tokenizer, encoded, sample) for sample, words in enumerate(texts))
     for words, axis in zip(texts, axes, strict=True):
         _warn_of_cut(words.text, axis, tokenizer=tokenizer, limit=limit, named=type(model).__name__)
+    warn_of_unknown(axes, encoded["input_ids"], tokenizer=tokenizer)
     names = [name for name in tokenizer.model_input_names if name in encoded and takes(model, name)]
     facts = _facts(model, {name: encoded[name] for name in names}, axes=axes)
     return replace(facts, pad=tokenizer.pad_token_id)

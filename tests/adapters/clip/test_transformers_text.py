@@ -62,7 +62,8 @@ def axis_of(text):
 
 
 def test_pieces_are_found_along_the_text():
-    axis = axis_of("A Dog's, on its red  mat!")
+    with pytest.warns(UserWarning, match='does not know "Dog\'s"'):
+        axis = axis_of("A Dog's, on its red  mat!")
     assert axis.roles == ("content",) * 8 + ("eos",) + ("pad",) * (CONTEXT - 9)
     assert [axis.text[slice(*axis.place(token))] for token in axis.content] == [
         "A", "Do", "g", "s", "on", "its", "red", "mat",
@@ -70,8 +71,11 @@ def test_pieces_are_found_along_the_text():
     assert [(word.text, word.tokens) for word in axis.words()][1] == ("Dog's", (1, 2, 3))
 
 
-def test_a_word_that_has_no_piece_keeps_its_characters():
-    axis = axis_of("a zebra on a mat")
+def test_a_word_that_has_no_piece_keeps_its_characters_and_is_named():
+    with pytest.warns(UserWarning, match=r'does not know "zebra", "gnu": all of them read as one unknown word'):
+        encoded_texts(texts_of(["a zebra", "a gnu on a mat"]), tokenizer=Printing(), model=towers("SigLIP"))
+    with pytest.warns(UserWarning, match=r'does not know "zebra": it reads as one unknown word'):
+        axis = axis_of("a zebra on a mat")
     assert [axis.text[slice(*axis.place(token))] for token in axis.content] == ["a", "zebra", "on", "a", "mat"]
     assert axis.pieces[1] == "<unk>"
 
