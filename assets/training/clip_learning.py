@@ -7,8 +7,9 @@ which picture. Two changes, both made possible by knowing what is in a scene:
   negatives; Yuksekgonul et al. 2023);
 - what is not plainly false of a picture is no wrong answer: "a dog" beside another scene's dog is left out.
 
-And a text is told what it asks for (`meaning`): the vectors of the first half's table, added up. Without that a text
-tower learns nouns in 200 steps and, in 400, nothing of which of two nouns stands left of "left of".
+And a text is told what it asks for (`meaning`): the vectors of the first half's table, added up, which weighs far more
+than the rest. By CLIP's loss alone, or beside it in equal parts, a text tower learns nouns in 200 steps and, in 700,
+nothing of which of two nouns stands left of "left of".
 
 The tower looks at each of `scenes` pictures once, before the first step; what is said of a picture is another caption
 each time. Texts are cut behind the longest of a step: what stands behind the end is never asked.
@@ -43,6 +44,9 @@ from assets.training.updates import Updates
 _SHARPEST = float(np.log(100))
 _AT_ONCE = 64
 _VISUAL = "visual."
+_APART = 3.0
+"""How much of a text's meaning is how two things lie, beside what they are."""
+
 _TOWARD = {"left of": (0, 1), "right of": (0, -1), "above": (1, 1), "below": (1, -1)}
 """Along which axis the other of two things is further, and whether in its direction or against it."""
 
@@ -212,7 +216,7 @@ def meaning(said: Caption, table: Tensor, *, exchanged: bool = False) -> Tensor:
         one, relation, other = said.relation
         axis, sign = _TOWARD[relation]
         apart = places[axis][number[other.noun]] - places[axis][number[one.noun]]
-        found = found + 2 * (-sign if exchanged else sign) * apart
+        found = found + _APART * (-sign if exchanged else sign) * apart
     return F.normalize(torch.as_tensor(found), dim=-1)
 
 

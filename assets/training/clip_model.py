@@ -27,6 +27,12 @@ from assets.training.clip_words import CONTEXT, END, save_tokenizer, words
 from assets.training.model import MEAN, STD, Recipe, write_weights
 from mmattn.errors import FormatError
 
+POSITIONS, TOKENS = 30.0, 5.0
+"""How many times as large as open_clip's a text's positions and words begin: 0.3 and 0.1.
+
+With open_clip's 0.01 a text tower learned in 700 steps nothing of the order of words; with these it does in 350.
+"""
+
 POOLER = ("attn_pool", "ln_post", "proj")
 """What of the vision tower does not come from the ViT."""
 
@@ -62,9 +68,9 @@ class ClipRecipe(Recipe):
 
     """
 
-    steps: int = 2000
+    steps: int = 1500
     batch: int = 256
-    scenes: int = 24576
+    scenes: int = 16384
     warmup_steps: int = 100
     singles: int = 0
     ema: float = 0.996
@@ -76,7 +82,7 @@ class ClipRecipe(Recipe):
     text_heads: int = 4
     singles_in: int = 4
     exchanged: bool = True
-    taught: float = 2.0
+    taught: float = 20.0
     seeing_steps: int = 2800
     seeing_batch: int = 64
     tower_times: float = 0.3
@@ -129,6 +135,9 @@ def build_clip(recipe: ClipRecipe, tower: VisionTransformer | None) -> CustomTex
     """Return the untrained model of a recipe, its vision tower begun as a ViT's (None: at random)."""
     torch.manual_seed(recipe.seed)
     model = CustomTextCLIP(**recipe.architecture())
+    with torch.no_grad():
+        model.text.positional_embedding.mul_(POSITIONS)
+        model.text.token_embedding.weight.mul_(TOKENS)
     if tower is not None:
         missing, unexpected = model.visual.load_state_dict(tower_state(tower), strict=False)
         assert not unexpected

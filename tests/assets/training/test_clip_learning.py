@@ -133,7 +133,7 @@ def test_a_text_means_what_the_table_says_of_its_things_and_of_how_they_lie() ->
     for relation, axis, sign in (("left of", column, 1), ("above", row, 1), ("right of", column, -1)):
         said = Caption(text="", mentioned=(), counts=((dog, 1), (key, 1)), relation=(dog, relation, key), exchanged="")
         plain = there[at["dog"]] + there[at["key"]] - (several[at["dog"]] + several[at["key"]]) / 2
-        apart = 2 * sign * (axis[at["key"]] - axis[at["dog"]])
+        apart = 3 * sign * (axis[at["key"]] - axis[at["dog"]])
         torch.testing.assert_close(meaning(said, table), F.normalize(plain + apart, dim=0))
         torch.testing.assert_close(meaning(said, table, exchanged=True), F.normalize(plain - apart, dim=0))
 
