@@ -242,7 +242,7 @@ def prepare_sided(
         inputs=tuple(value for value in built.call.values() if isinstance(value, Tensor)),
         media=written.photos,
         facts=facts,
-        preprocessing=f"{phrase(written.geometries)}; text cut into {written.ids.shape[1]} tokens",
+        preprocessing=f"{phrase(written.geometries)}; text as {written.ids.shape[1]} tokens",
     )
 
 

@@ -1,4 +1,4 @@
-"""The overlay that fits: a picture for columns that are patches, a text for columns that are its tokens."""
+"""The overlay that fits: a picture for columns that are patches or regions, a text for columns that are its tokens."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from mmattn.errors import InputError
-from mmattn.render import image, text
+from mmattn.render import image, regions, text
 from mmattn.render.drawing import Drawing
 from mmattn.render.image import SATURATION
 from mmattn.render.marks import Scale
 from mmattn.render.parts import of_picture
+from mmattn.schema.axes import Regions
 from mmattn.schema.media import Photo
 from mmattn.schema.results import Relevance
 from mmattn.schema.tokens import Tokens
@@ -56,6 +57,23 @@ def overlay(
     relevance = of_picture(relevance)
     if isinstance(scale, list | tuple):
         scale = [of_picture(one) for one in scale]
+    if isinstance(getattr(relevance, "axis", None), Regions):
+        if smooth is not True or opacity != "value" or contour is not None or not isinstance(scale, str | Scale):
+            raise InputError(
+                "smooth=, opacity=, contour= and relevances as scale= belong to patches, and the columns of this "
+                "relevance are regions, which are outlined. Leave them out."
+            )
+        return regions.region_overlay(
+            relevance,
+            on=on,
+            row=row,
+            color_map=color_map,
+            scale=scale,
+            percentile=percentile,
+            saturation=saturation,
+            title=title,
+            caption=caption,
+        )
     if not isinstance(getattr(relevance, "axis", None), Tokens):
         return image.overlay(
             relevance,

@@ -82,6 +82,7 @@ def test_regions_ask_words_and_words_ask_regions():
     assert not bool(back.weights()[..., pads].any())
     looked = mmattn.look(maps, stream="cross.text", kind="cross", query=1)
     assert looked.axis is asked.key_axis
+    assert len(mmattn.overlay(looked).panels[0].marks) == 1 + 3  # the picture, and each region's box
 
 
 def test_a_region_that_is_masked_has_no_place():
