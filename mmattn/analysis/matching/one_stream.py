@@ -17,11 +17,12 @@ from torch import Tensor
 
 from mmattn.analysis.between import asked_rows
 from mmattn.errors import ModelError, NotFoundError, nearest
-from mmattn.schema.axes import Joined, PatchGrid, Tokens
-from mmattn.schema.composing import way_to_patches
+from mmattn.schema.axes import Axis, Joined, PatchGrid, Tokens
+from mmattn.schema.composing import composed, way_to_patches
 from mmattn.schema.layers import AttentionLayer
 from mmattn.schema.maps import AttentionMaps
 from mmattn.schema.results import Unit
+from mmattn.schema.weights import Blocks, Dense
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -44,6 +45,30 @@ class Found:
     whole: Float[Tensor, " patch"]
     said: Mapping[str, object]
     unit: Unit
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Seen:
+    """The picture: which part of the sequence it is, its patches, which of them each slot asked, and what to say."""
+
+    name: str
+    grid: PatchGrid
+    onward: Float[Tensor, "slot patch"] | None
+    remarks: Mapping[str, object]
+
+
+def _led(name: str, parts: Mapping[str, Axis], every: Sequence[AttentionLayer]) -> _Seen:
+    """Return the patches that slots asked: what a layer in which each slot asks itself is composed to."""
+    slots = parts[name]
+    itself = Blocks(source=Dense(weights=torch.eye(len(slots))[None, None]))
+    layer = AttentionLayer(name=name, query=(slots,), key=(slots,), heads=1, storage=(itself,), kind="cross")
+    found = composed(layer, every)
+    onward, axis = found.weights()[0], found.key_axis
+    if isinstance(axis, Joined):
+        axis, where = axis.part(axis.only(PatchGrid))
+        onward = onward[:, torch.as_tensor(where)]
+    assert isinstance(axis, PatchGrid)
+    return _Seen(name=name, grid=axis, onward=onward, remarks={"note": found.note})
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -78,50 +103,37 @@ class OneStream:
         return part, where
 
     @cached_property
-    def _seen(self) -> tuple[str, tuple[AttentionLayer, ...]]:
-        """The part that is the picture, and the layers that lead from it to patches where it is slots."""
+    def _seen(self) -> "_Seen":
         named = dict(zip(self.axis.names, self.axis.parts, strict=True))
         grids = [name for name, part in named.items() if isinstance(part, PatchGrid)]
         if grids:
-            return "image" if "image" in grids else grids[0], ()
+            name = "image" if "image" in grids else grids[0]
+            grid = named[name]
+            assert isinstance(grid, PatchGrid)
+            return _Seen(name=name, grid=grid, onward=None, remarks={"part": name} if len(grids) > 1 else {})
         way = way_to_patches(self.layers[-1], self.every)
         if way is None:
             raise ModelError(
                 f"No part of the sequence {self.axis!r} is a grid of patches, or slots that asked one. Words are "
                 "linked with patches. Read it with mmattn.attend and mmattn.look."
             )
-        return next(name for name, part in named.items() if part == way[0].query_axis), way
+        return _led(next(name for name, part in named.items() if part == way[0].query_axis), named, self.every)
 
     @property
     def picture(self) -> PatchGrid:
-        """The patches: of a picture in tiles those of the whole one."""
-        name, way = self._seen
-        grid = way[-1].key_axis if way else self.axis.part(name)[0]
-        assert isinstance(grid, PatchGrid)
-        return grid
+        """The patches: of a picture in tiles those of the whole one, of slots those that they asked."""
+        return self._seen.grid
 
     @property
-    def remarks(self) -> dict[str, object]:
+    def remarks(self) -> Mapping[str, object]:
         """What a caption says of the picture: which part it is, where there are several, and what it was led on by."""
-        name, way = self._seen
-        several = sum(isinstance(part, PatchGrid) for part in self.axis.parts) > 1
-        led = {"note": "composed with " + " and ".join(layer.name for layer in way)} if way else {}
-        return {**({"part": name} if several else {}), **led}
-
-    @cached_property
-    def _onward(self) -> Float[Tensor, "slot patch"] | None:
-        """Which patches each slot asked, in the mean over heads; None where the sequence has the patches themselves."""
-        found = None
-        for layer in self._seen[1]:
-            one = layer.weights().mean(dim=0)
-            found = one if found is None else found @ one
-        return found
+        return self._seen.remarks
 
     def over_picture(self, rows: Float[Tensor, "asked token"]) -> Float[Tensor, "asked patch"]:
         """Return the columns of rows over the sequence that are the picture's, led on to its patches."""
-        _, where = self.axis.part(self._seen[0])
-        own = rows[:, torch.as_tensor(where, device=rows.device)]
-        return own if self._onward is None else own @ self._onward.to(own)
+        _, where = self.axis.part(self._seen.name)
+        own, onward = rows[:, torch.as_tensor(where, device=rows.device)], self._seen.onward
+        return own if onward is None else own @ onward.to(own)
 
     @cached_property
     def spoken(self) -> Bool[Tensor, " token"]:
@@ -168,21 +180,10 @@ class OneStream:
 
 
 def one_stream(maps: AttentionMaps, *, writes: bool) -> OneStream:
-    """Return the layers of one sample in which words and patches stand in one sequence.
-
-    Raises
-    ------
-    ModelError
-        They do not all have the same sequence.
-    """
-    layers = [one for one in maps.layers if one.kind == "self" and shares_sequence(one)]
-    axes = list(dict.fromkeys(one.key_axis for one in layers))
-    if len(axes) != 1:
-        raise ModelError(
-            f"Words and patches stand in {len(axes)} different sequences in the layers of this model. One is read. "
-            "Read single layers with mmattn.between(maps, layer=...)."
-        )
-    axis = axes[0]
+    """Return the layers of one sample in which words and patches stand in the last sequence that there is of both."""
+    every = [one for one in maps.layers if one.kind == "self" and shares_sequence(one)]
+    axis = every[-1].key_axis  # below a decoder there may be another sequence of words: InstructBLIP's Q-Former
+    layers = [one for one in every if one.key_axis == axis and one.query_axis == axis]
     assert isinstance(axis, Joined)
     return OneStream(layers=tuple(layers), axis=axis, writes=writes, every=maps.layers)
 

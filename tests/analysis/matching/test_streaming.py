@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from small_sides import SIDED, sided, sided_processor
 from small_streams import stream, stream_processor
 from small_towers import processor, towers
 
@@ -186,6 +187,23 @@ def test_slots_that_asked_patches_lead_on_to_them():
     assert stream.remarks == {"note": "composed with slots"}
     with pytest.raises(ModelError, match="or slots that asked one"):
         _ = one_stream(AttentionMaps(layers=(decoder,)), writes=True).picture
+
+
+@pytest.mark.parametrize("name", ["GIT", "Idefics2", "InstructBLIP"])
+def test_pictures_in_front_latents_and_a_q_former_below_are_matched(name):
+    member = SIDED[name]
+    texts = member.texts(["the cat", "a red dog"])
+    maps = mmattn.attend(sided(name), image=PHOTO, text=texts[1], processor=sided_processor(name)).composed()
+    found = mmattn.match(sided(name), PHOTO, texts=texts, method="raw", processor=sided_processor(name)).relevances[1]
+    layers = [one for one in maps.layers if one.stream == "decoder"]
+    words, where = layers[-1].query_axis.part("text")
+    axis = layers[-1].key_axis
+    grid, cells = axis.part(axis.only(PatchGrid))
+    assert found.axis == grid
+    dense = torch.stack([one.weights().mean(0) for one in layers]).mean(0)[where][:, cells]
+    own = torch.tensor([role in ("content", "continuation") for role in words.roles])
+    ours = found.values[: len(words)] if len(found.values) == len(words) else found.values[-len(words) :]
+    assert torch.allclose(ours[own], dense[own], atol=1e-5)
 
 
 def test_flat_heads_localize_nothing():
