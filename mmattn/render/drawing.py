@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from mmattn.errors import InputError
 from mmattn.render.marks import Box, Boxes, Color, ColorBar, Heat, Key, Mark, Raster
 
@@ -245,6 +247,8 @@ def _describe(panel: Panel) -> str:
 def _mark_name(mark: Mark) -> str:
     if isinstance(mark, Heat):
         rows, cols = mark.values.shape
+        if np.isnan(mark.values).all():
+            return f"Heat {rows} x {cols}, nothing in reach"
         peak = ", ".join(f"{value:.4g}" for value in mark.peak_box())
         return f"Heat {rows} x {cols}, hottest box ({peak})"
     name = getattr(mark, "name", "")

@@ -49,6 +49,8 @@ def test_a_text_with_its_own_mark_is_taken_as_it_is():
     where = axis.part("image")[1]
     red, mat = (at[list(word.tokens)] for word in words.words()[1:])
     assert red.max() < where.min() <= where.max() < mat.min()
+    drawing = mmattn.overlay(mmattn.look(maps, query="red").part("image"))
+    assert "nothing in reach" in repr(drawing)  # what stands behind a word is hidden from it
 
 
 def test_a_chat_template_is_filled_and_its_own_words_are_none_of_the_users():

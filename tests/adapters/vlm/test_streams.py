@@ -222,3 +222,32 @@ def test_windows_and_merges_have_the_order_of_the_library():
     assert view.order.tolist() == merged[index].flatten().tolist()
     plain = qwen([Geometry(size_px=(48, 32))], stream("Qwen2-VL")).views[0]
     assert plain.order.tolist() == merged.flatten().tolist()
+
+
+@pytest.mark.parametrize(
+    ("name", "changed", "size", "parts"),
+    [
+        ("Gemma 3", {"do_pan_and_scan": True, "pan_and_scan_min_crop_size": 16}, (120, 40), 4),
+        ("InternVL", {"crop_to_patches": False}, (60, 40), 1),
+        ("Llava-Next", {}, (30, 110), 2),
+        ("Llava-OneVision", {}, (150, 37), 2),
+    ],
+)
+def test_other_settings_and_shapes_have_their_own_boxes(name, changed, size, parts):
+    processor = copy.copy(stream_processor(name))
+    processor.images_kwargs = {**getattr(processor, "images_kwargs", {}), **changed}
+    image = picture(size)
+    axis = (
+        mmattn.attend(stream(name), image=image, text=f"{processor.image_token} cat", processor=processor)
+        .layers[-1]
+        .query_axis
+    )
+    assert len(axis.names) == 1 + parts
+    before = embeddings(name, [image], processor)
+    for part in axis.names[1:]:
+        grid, where = axis.part(part)
+        token = int(grid.content[len(grid.content) // 2 - 1])
+        x0, y0, x1, y1 = np.clip(grid.place(token), 0, (*size, *size))
+        wide, high = (x1 - x0) / 4, (y1 - y0) / 4
+        after = embeddings(name, [inverted(image, (x0 + wide, y0 + high, x1 - wide, y1 - high))], processor)
+        assert int((after - before).norm(dim=1)[where].argmax()) == token, part
