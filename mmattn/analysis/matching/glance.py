@@ -121,6 +121,21 @@ def pool_of(image: Tower) -> tuple[AttentionLayer, ...]:
     return tuple(pools[-1:]) if image.prepared.readout == "pool" else ()
 
 
+def refuse_pool_of_slots(image: Tower, pool: AttentionLayer, *, method: str) -> None:
+    """Raise where a pool asks what another pool gave (a CoCa with two): its weights lie on no patches.
+
+    Raises
+    ------
+    ModelError
+        The pool's keys are not the tower's tokens.
+    """
+    if len(pool.key_axis) != len(image.axes[0]):
+        raise ModelError(
+            f"The feature is read from {pool.name}, which asks {pool.key_axis!r} and no patches: another pool gave "
+            f'those. "{method}" reads a pool over patches. Use method="interaction" or "naclip".'
+        )
+
+
 @contextmanager
 def _unasked_for_weights(model: nn.Module, names: Sequence[str]) -> Iterator[None]:
     """Keep torch's own attention from writing its softmax out, where its caller takes the output alone.

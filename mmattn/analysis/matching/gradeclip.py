@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mmattn.analysis.matching.glance import Glance, glance
+from mmattn.analysis.matching.glance import Glance, glance, refuse_pool_of_slots
 from mmattn.analysis.matching.towers import Tower
 from mmattn.analysis.queries import ask
 from mmattn.errors import ModelError
@@ -40,6 +40,7 @@ def gradeclip(
     seen = glance(adapter, model, image)
     logits = adapter.compare(model, image=seen.features, text=prompts.to(seen.features))[0]
     layer, call = seen.layers[-1], seen.calls[-1]
+    refuse_pool_of_slots(image, layer, method="gradeclip")
     row = _row(layer, seen, readout=image.prepared.readout)
     patches = torch.as_tensor(layer.key_axis.content, device=seen.features.device)
     near = _nearness(call, row)[patches]

@@ -22,7 +22,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from mmattn.analysis.matching.cut import Cut, blocks_of, find_cut
-from mmattn.analysis.matching.glance import placed, pool_of, reached
+from mmattn.analysis.matching.glance import placed, pool_of, reached, refuse_pool_of_slots
 from mmattn.analysis.matching.spots import Spot, changed_at
 from mmattn.analysis.matching.tail import everywhere, features_behind
 from mmattn.analysis.matching.towers import Tower
@@ -51,13 +51,15 @@ def legrad(
     Raises
     ------
     ModelError
-        No gradients, or blocks that cannot be told.
+        No gradients, blocks that cannot be told, or a pool over what another pool gave.
     NotFoundError
         The tower has not so many blocks.
     """
     refuse_without_gradients(model)
     spots = blocks_of(model, image, most=blocks)
     cut = find_cut(model, image)
+    for pool in pool_of(image):
+        refuse_pool_of_slots(image, pool, method="legrad")
     found = _through_pool if pool_of(image) else _through_blocks
     values = found(adapter, model, image, prompts, spots=spots, cut=cut)
     content = torch.zeros(values.shape[1], device=values.device)

@@ -10,7 +10,8 @@ method          what it is                                                      
 `similarity`    raw cosine of patches with the prompt; prefers the background    a prompt each   a cosine
 
 An image tower without attention (ConvNeXt) has the places of its last feature map for patches; so has one whose only
-attention is a pool (RN50), where a method needs more than that. What reads attention refuses the former.
+attention is a pool (RN50) or whose blocks are of convolutions too (MobileCLIP), where a method needs a sequence of
+tokens. What reads attention refuses the first.
 
 The picture is looked at once for all texts. A method that gives a map for each prompt gives a word's map by running
 that word as a prompt of its own: what the word means in the text it stands in is not in it.
@@ -154,14 +155,17 @@ def _tower_for(method: Method, pair: Pair, image: Tower) -> Tower:
                 'Use "interaction", "gradcam" or "similarity", which read its last feature map.'
             )
         return image
-    pools = method in ("interaction", "similarity") and not in_blocks(image)
-    found = map_of(pair.adapter, pair.model, image.prepared) if method == "gradcam" or pools else None
-    if found is None and method == "gradcam":
+    if method not in ("interaction", "similarity", "gradcam"):
+        return image
+    found = map_of(pair.adapter, pair.model, image.prepared)
+    if method != "gradcam":  # a block whose tokens are a map of channels first (MobileCLIP) takes no sequence
+        return replace(image, map=found) if found and (found.channels == 1 or not in_blocks(image)) else image
+    if found is None:
         raise ModelError(
             f"{name} has no feature map of convolutions at its end: its patches are tokens. "
             'Grad-CAM reads such a map. Use method="interaction", "gradeclip" or "chefer".'
         )
-    return image if found is None else replace(image, map=found)
+    return replace(image, map=found)
 
 
 def _interactions(pair: Pair, image: Tower, text: Said, *, steps: int, blocks: int) -> list[Float[Tensor, "_ patch"]]:
@@ -183,7 +187,9 @@ def _by_prompts(
     pair: Pair, method: Method, image: Tower, text: Said, *, blocks: int | None
 ) -> tuple[list[Float[Tensor, "_ patch"]], Float[Tensor, "text patch"]]:
     """Return a map for each text, and for each of its words as a prompt of its own, laid on the word's first token."""
-    words = list(dict.fromkeys(word.text for axis in text.axes for word in words_of(axis)))
+    at = {one.text.strip(): number for number, one in enumerate(pair.texts)}  # a text may be one word
+    words = list(dict.fromkeys(word.text for axis in text.axes for word in words_of(axis) if word.text not in at))
+    at |= {word: len(text.axes) + number for number, word in enumerate(words)}
     prompts = torch.cat([text.features, words_alone(pair, words)]) if words else text.features
     adapter, model = pair.adapter, pair.model
     match method:
@@ -199,7 +205,6 @@ def _by_prompts(
             found = gradcam(adapter, model, image=image, prompts=prompts)
         case _:
             found = similarity(model, image=image, prompts=prompts)
-    at = {word: len(text.axes) + number for number, word in enumerate(words)}
     rows = []
     for axis in text.axes:
         values = torch.zeros(len(axis), found.shape[1], device=found.device)

@@ -184,7 +184,7 @@ def test_grad_cam_is_the_last_feature_map_weighed_by_the_mean_gradient_of_its_ch
     assert "visual.trunk.norm_pre" in str(found.overall[0].parameters["tokens"])
 
 
-@pytest.mark.parametrize("name", ["convnext_atto", "resnet18", "efficientnet_b0"])
+@pytest.mark.parametrize("name", ["convnext_atto", "resnet18"])
 def test_a_tower_of_convolutions_is_read_at_the_places_of_its_last_map_where_the_model_looked(name, convnext):
     wide = np.random.default_rng(1).integers(0, 255, (64, 160, 3), dtype=np.uint8)
     model = convnext if name == "convnext_atto" else timm_tower(timm_model_name=name)
@@ -227,6 +227,22 @@ def test_a_resnets_map_is_read_where_its_pool_has_no_blocks():
         ModelError, match=r'visual.attnpool of the vision tower of CLIP cannot be told.*method="chefer"'
     ):
         mmattn.match(resnet, PHOTO, texts=TEXTS, method="legrad")
+
+
+def test_blocks_that_carry_a_map_of_channels_are_read_behind_it():
+    mobile = small_clips.clip("MobileCLIP")
+    for options in ({"steps": 1}, {"method": "gradcam"}):
+        one = mmattn.match(mobile, SQUARE, texts="a cat", **options)
+        assert "last feature map" in str(one.relevances[0].parameters["tokens"])
+        assert bool(one.overall[0].values.any())
+
+
+@pytest.mark.parametrize("method", ["legrad", "gradeclip"])
+def test_a_pool_that_asks_another_pool_is_no_map_of_patches(method):
+    coca = small_clips.clip("CoCa, two pools")
+    with pytest.raises(ModelError, match=f'asks Slots.* and no patches.*"{method}" reads a pool over patches'):
+        mmattn.match(coca, SQUARE, texts="a cat", method=method)
+    assert bool(mmattn.match(coca, SQUARE, texts="a cat", steps=1).word("cat").values.any())
 
 
 def test_grad_cam_of_patches_that_are_tokens_is_refused(model):
