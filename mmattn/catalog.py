@@ -85,7 +85,7 @@ def entries() -> tuple[Entry, ...]:
     Examples
     --------
     >>> [entry.full_name for entry in entries()]
-    ['mmattn:dinov2-small', 'mmattn:vit', 'mmattn:minilm']
+    ['mmattn:dinov2-small', 'mmattn:vit', 'mmattn:clip', 'mmattn:minilm']
 
     """
     text = _assets().joinpath("catalog.toml").read_text(encoding="utf-8")

@@ -43,7 +43,7 @@ def command(
 def _fill(staging: Path, *, model: str, device: Device) -> None:
     """Draw everything into a folder."""
     from mmattn import catalog
-    from mmattn.cli import jobs, scene_jobs, session
+    from mmattn.cli import jobs, scene_jobs, session, word_jobs
     from mmattn.cli.credits import credits, scene_credits
     from mmattn.cli.gallery import page
     from mmattn.cli.progress import progress
@@ -51,11 +51,13 @@ def _fill(staging: Path, *, model: str, device: Device) -> None:
 
     _copy(map(catalog.photo_path, catalog.photos()), staging / PHOTOS)
     _copy(map(catalog.scene_path, catalog.scenes()), staging / SCENES)
-    with progress(jobs.step_count() + scene_jobs.step_count(), first=f"Opening {model}") as step:
+    count = jobs.step_count() + scene_jobs.step_count() + word_jobs.step_count()
+    with progress(count, first=f"Opening {model}") as step:
         opened = session.open_model(model, device=device)
         studio = Studio(model=opened, folder=staging, step=step, again=jobs.AGAIN)
         done = list(jobs.run_all(studio))
         done += scene_jobs.run_all(folder=staging, step=step, device=device)
+        done += word_jobs.run_all(folder=staging, step=step, device=device)
     shown = {path.name for folder in (PHOTOS, SCENES) for path in (staging / folder).iterdir()}
     known = [credit for credit in (*credits(), *scene_credits()) if credit.file in shown]
     (staging / INDEX).write_text(page(done, folder=staging, model=model, credits=known), encoding="utf-8")

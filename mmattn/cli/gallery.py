@@ -10,6 +10,7 @@ import mmattn
 from mmattn.cli.credits import Credit
 from mmattn.cli.scene_jobs import MODEL as SCENE_MODEL
 from mmattn.cli.studio import Job, Shot
+from mmattn.cli.word_jobs import MODEL as WORD_MODEL
 
 _POLICY = "default-src 'none'; img-src 'self' file:; style-src 'unsafe-inline'"
 
@@ -51,8 +52,8 @@ def page(jobs: Sequence[Job], *, folder: Path, model: str, credits: Sequence[Cre
 <p class="kicker">mmattn {_text(mmattn.__version__)}</p>
 <h1>What a vision model looked at</h1>
 <p class="lead">Every picture here was drawn by <code>mmattn demo</code> from attention that was captured while a
-model ran: <code>{_text(model)}</code> on photographs, <code>{SCENE_MODEL}</code> on composed scenes. Commands and
-Python lines work in this folder.</p>
+model ran: <code>{_text(model)}</code> on photographs, <code>{SCENE_MODEL}</code> on composed scenes, and
+<code>{WORD_MODEL}</code> on scenes and sentences. Commands and Python lines work in this folder.</p>
 <nav aria-label="Sections">
 {links}
 <a href="#pictures">Pictures</a>

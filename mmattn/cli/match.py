@@ -18,6 +18,9 @@ from mmattn.cli.pairs import Asked, read_pairs
 from mmattn.cli.several import OF_ONE, Failed, report, say
 from mmattn.errors import InputError
 
+# Of our own; it knows the words of composed scenes.
+DEFAULT_MODEL = "mmattn:clip"
+
 METHOD_HELP = (
     "Two towers: interaction (the default: word and patch together, for and against), chefer, gradeclip, naclip, "
     "legrad, gradcam (towers of convolutions) or similarity. Words that ask patches (BLIP; CoCa with --stream "
@@ -33,8 +36,10 @@ def command(
     texts: Annotated[list[str] | None, typer.Argument(metavar="TEXT...", help="What to hold it against.")] = None,
     model: Annotated[
         str,
-        typer.Option("--model", "-m", metavar="NAME", help="open_clip:NAME/TAG, open_clip:NAME@FILE, hf:REPO."),
-    ],
+        typer.Option(
+            "--model", "-m", metavar="NAME", help="mmattn:clip, open_clip:NAME/TAG, open_clip:NAME@FILE, hf:REPO."
+        ),
+    ] = DEFAULT_MODEL,
     pairs: Annotated[
         str | None,
         typer.Option("--pairs", metavar="FILE.csv", help="A table with the columns image and text."),

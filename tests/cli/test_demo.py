@@ -82,7 +82,7 @@ def test_every_link_and_picture_is_there(gallery):
 
 def test_every_picture_says_what_drew_it_and_how_large_it_is(gallery):
     for picture in read(gallery).pictures:
-        assert any(model in str(picture["alt"]) for model in ("tiny.safetensors", "mmattn:vit"))
+        assert any(model in str(picture["alt"]) for model in ("tiny.safetensors", "mmattn:vit", "mmattn:clip"))
         if not str(picture["src"]).endswith(".svg"):
             assert Image.open(gallery / str(picture["src"])).size == (
                 int(str(picture["width"])),

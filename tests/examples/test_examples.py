@@ -11,7 +11,7 @@ from weights import real_weights
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 # Those that name classes run the model that knows them, which is part of the library.
-OWN_MODEL = {"which_of_three"}
+OWN_MODEL = {"match", "which_of_three"}
 NAMES = sorted(path.stem for path in EXAMPLES.glob("*.py") if path.stem != "options")
 
 
