@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, get_args
 
+import torch
 from torch import nn
 
 from mmattn import plugins
@@ -205,7 +206,8 @@ def _matched(pair: Pair, *, method: str | None, options: Mapping[str, Any]) -> M
     meeting: Meeting | None = None
     ways: dict[Kind, Way] = {"towers": WAYS["towers"]} if apart else {}
     if not apart or "stream" in options or method not in (None, *WAYS["towers"].methods):
-        meeting = meet(pair)
+        with torch.inference_mode(False):  # whose tensors could have no gradient later
+            meeting = meet(pair)
         met = {kind: WAYS[kind] for kind in kinds_of(meeting.maps.samples[0].layers) if kind in WAYS}
         ways = {**met, **ways} if "stream" in options else {**ways, **met}
     way = next((one for one in ways.values() if method in (None, *one.methods)), None)
@@ -220,7 +222,8 @@ def _matched(pair: Pair, *, method: str | None, options: Mapping[str, Any]) -> M
                 f'{option}={value!r} and method="{chosen}" do not go together: {option}= is for '
                 f"{', '.join(dict.fromkeys(others))}. Leave one of the two out."
             )
-    return way.read(pair, meeting, method=chosen, **options)
+    with torch.inference_mode(False):
+        return way.read(pair, meeting, method=chosen, **options)
 
 
 def _unfit(pair: Pair, method: str | None, ways: Mapping[Kind, Way]) -> ModelError | NotFoundError:

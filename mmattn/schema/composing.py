@@ -85,7 +85,8 @@ def composed_note(layer: AttentionLayer, way: Sequence[AttentionLayer]) -> str:
     --------
     >>> from mmattn.schema.axes import Slots
     >>> slots, blocks = (Slots.count(2),), (Blocks(source=Dense(weights=torch.ones(1, 1, 2, 2))),)
-    >>> layer = AttentionLayer(name="a", query=slots, key=slots, heads=1, storage=blocks, note="gate 0.5; slots, no patches")
+    >>> note = "gate 0.5; slots, no patches"
+    >>> layer = AttentionLayer(name="a", query=slots, key=slots, heads=1, storage=blocks, note=note)
     >>> composed_note(layer, [layer]), composed_note(layer, [])
     ('gate 0.5; composed with a', 'gate 0.5; slots, no patches')
     """

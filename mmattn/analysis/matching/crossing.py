@@ -133,8 +133,8 @@ def _relevance(asking: Asking, run: Toward, logit: Float[Tensor, ""], *, text: i
     way = way_to_patches(asking.layers[-1], asking.maps.layers) or ()
     needed = {layer.name for layer in (asking.layers[-1], *way)}
     maps = run.maps(text, logit, needed=needed.__contains__)
-    own = {layer.name for layer in asking.layers}
-    woven = replace(asking, maps=maps, layers=tuple(one for one in maps.layers if one.name in own)).woven
+    pairs = zip(asking.maps.layers, maps.layers, strict=True)  # by their order: a module may ask in both directions
+    woven = replace(asking, maps=maps, layers=tuple(one for own, one in pairs if own in asking.layers)).woven
     found = co_attention(woven)
     return found[woven.nodes(asking.axis)][:, woven.nodes(asking.picture)]
 

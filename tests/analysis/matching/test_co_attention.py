@@ -1,5 +1,6 @@
 """Chefer's co-attention and rollout across sides, against the published rules on the library's own softmaxes."""
 
+import functools
 import math
 
 import numpy as np
@@ -40,6 +41,7 @@ def written(module, x, *others, **named):
     return module.out_proj(out), None
 
 
+@functools.cache
 def eager(name, text):
     """The library's softmaxes of one pair, with a graph, and its output."""
     model = towers(name, eager=True)

@@ -1,5 +1,8 @@
 """Models whose words ask patches, against their libraries' own modules and formulas written out."""
 
+import copy
+import functools
+
 import numpy as np
 import open_clip
 import pytest
@@ -14,7 +17,7 @@ from mmattn.schema.axes import PatchGrid
 
 NOTE = "composed with visual.attn_pool.attn"
 PHOTO = np.random.default_rng(0).integers(0, 256, (120, 90, 3), dtype=np.uint8)
-TEXTS = ["A cat on the mat", "red sports car"]
+TEXTS = ("A cat on the mat", "red sports car")
 CROSSED = ["BLIP, matching", "BLIP, captions", "BridgeTower, matching"]
 
 
@@ -23,14 +26,16 @@ def captioner():
     return coca()
 
 
+@functools.cache
 def matched(name, texts=TEXTS, **asked):
-    return mmattn.match(towers(name), PHOTO, texts=texts, processor=processor(name), **asked)
+    return mmattn.match(towers(name), PHOTO, texts=list(texts), processor=processor(name), **asked)
 
 
+@functools.cache
 def eager(name):
     """The library's own softmaxes and output for the pairs."""
     with torch.no_grad(), SoftmaxLog() as log:
-        output = towers(name, eager=True)(**encoded(name, images=[PHOTO, PHOTO], texts=TEXTS))
+        output = towers(name, eager=True)(**encoded(name, images=[PHOTO, PHOTO], texts=list(TEXTS)))
     return log.results, output
 
 
@@ -68,7 +73,7 @@ def test_a_matching_head_scores_by_the_probability_of_a_match(name):
 
 
 def test_a_caption_is_scored_by_how_likely_the_model_is_to_write_its_tokens():
-    given = encoded("BLIP, captions", images=[PHOTO, PHOTO], texts=TEXTS)
+    given = encoded("BLIP, captions", images=[PHOTO, PHOTO], texts=list(TEXTS))
     logits, ids = eager("BLIP, captions")[1].logits, given["input_ids"]
     found = matched("BLIP, captions", method="cross")
     for text in range(2):
@@ -82,7 +87,7 @@ def test_a_caption_is_scored_by_how_likely_the_model_is_to_write_its_tokens():
 @pytest.mark.parametrize("name", CROSSED)
 @pytest.mark.parametrize("method", ["chefer", "cross_rollout", "cross"])
 def test_a_text_is_read_alike_alone_and_among_others(name, method):
-    both, alone = matched(name, method=method), matched(name, texts=TEXTS[1], method=method)
+    both, alone = matched(name, method=method), matched(name, texts=TEXTS[1:], method=method)
     words = alone.relevances[0].values
     span = float(words.max())
     assert torch.allclose(both.relevances[1].values[: len(words)], words, atol=1e-5 * span)
@@ -95,7 +100,7 @@ def test_the_pictures_tower_looks_once_for_all_texts(name):
     looks = []
     handle = towers(name).vision_model.encoder.register_forward_hook(lambda own, given, out: looks.append(len(out[0])))
     try:
-        matched(name, texts=[*TEXTS, "a dog"])
+        matched(name, texts=(*TEXTS, "a dog"))
     finally:
         handle.remove()
     assert set(looks) == {1}
@@ -103,7 +108,7 @@ def test_the_pictures_tower_looks_once_for_all_texts(name):
 
 def test_cocas_words_are_led_on_to_patches_through_its_pool(captioner):
     """255 slots in real sizes, 5 here: the first query makes the picture's feature and is no key."""
-    ids = open_clip.tokenizer.SimpleTokenizer(context_length=20)(TEXTS)
+    ids = open_clip.tokenizer.SimpleTokenizer(context_length=20)(list(TEXTS))
     seen = []
     handles = [
         one.register_forward_pre_hook(lambda own, given, named: seen.append((own, given, named)), with_kwargs=True)
@@ -140,7 +145,7 @@ def test_cocas_words_are_led_on_to_patches_through_its_pool(captioner):
 
 
 def test_maps_of_coca_are_composed_in_the_same_way(captioner):
-    maps = mmattn.attend(captioner, image=PHOTO, text=TEXTS)
+    maps = mmattn.attend(captioner, image=PHOTO, text=list(TEXTS))
     led = maps.composed()
     found = mmattn.match(captioner, PHOTO, texts=TEXTS, method="cross")
     for sample, relevance in zip(led.samples, found.relevances, strict=True):
@@ -170,7 +175,7 @@ def test_a_gradient_may_be_of_the_logit_that_writes_a_word_of_a_caption(captione
 def test_a_coca_without_a_pool_asks_the_patches_themselves():
     plain = coca(pool=False)
     found = mmattn.match(plain, PHOTO, texts=TEXTS, method="cross")
-    layer = mmattn.attend(plain, image=PHOTO, text=TEXTS).samples[1].select(stream="decoder", kind="cross")[-1]
+    layer = mmattn.attend(plain, image=PHOTO, text=list(TEXTS)).samples[1].select(stream="decoder", kind="cross")[-1]
     expected = layer.weights().mean(dim=0)
     assert torch.allclose(found.relevances[1].values[2], expected[1], atol=1e-5)
     assert "note" not in found.relevances[1].parameters
@@ -195,8 +200,28 @@ def test_words_contrasts_and_lines_are_as_for_two_towers():
     assert mmattn.word_grid(found.relevances[0]).image().size[0] > 90
 
 
+def test_nothing_of_the_model_changes_and_inference_mode_is_no_hindrance():
+    model = towers("BLIP, matching")
+    hooks = sum(len(module._forward_pre_hooks) + len(module._forward_hooks) for module in model.modules())
+    plain = matched("BLIP, matching").relevances[0].values
+    with torch.inference_mode():
+        again = mmattn.match(model, PHOTO, texts=TEXTS, processor=processor("BLIP, matching"))
+    assert torch.allclose(again.relevances[0].values, plain, atol=1e-7)
+    assert hooks == sum(len(module._forward_pre_hooks) + len(module._forward_hooks) for module in model.modules())
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_a_frozen_model_is_read_alike(captioner):
+    frozen = copy.deepcopy(captioner).requires_grad_(False)
+    ours, theirs = (
+        mmattn.match(one, PHOTO, texts="a cat", stream="decoder").relevances[0].values for one in (frozen, captioner)
+    )
+    assert torch.allclose(ours, theirs, atol=1e-5 * float(theirs.max()))
+    assert float(theirs.max()) > 0
+
+
 def test_pieces_of_a_word_share_a_row_and_keep_what_lies_outside():
-    found = matched("BLIP, matching", texts=["a zebra"], method="cross_rollout")
+    found = matched("BLIP, matching", texts=("a zebra",), method="cross_rollout")
     whole, word = found.relevances[0], found.word("zebra")
     rows = list(found.words()[1].tokens)
     assert len(rows) > 1

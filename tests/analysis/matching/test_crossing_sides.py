@@ -1,5 +1,7 @@
 """Models with more sides than two: words that ask slots, latents or tiles are followed to patches."""
 
+import functools
+
 import numpy as np
 import pytest
 import torch
@@ -21,6 +23,7 @@ THROUGH = {
 }
 
 
+@functools.cache
 def matched(name, **asked):
     texts = SIDED[name].texts(TEXTS)
     return mmattn.match(sided(name), PHOTO, texts=texts, processor=sided_processor(name), **asked)
