@@ -2,9 +2,10 @@
 
 The peer is Chefer, Gur & Wolf's procedure for CLIP as their notebook does it (`benchmarks/peer_clip.py`): the picture
 is repeated for each prompt, both towers keep their attention probabilities, and the last layer of each is read. Ours is
-`mmattn.match`, which looks at the picture once; it also reads each word of a prompt as a prompt of its own, which the
-notebook does not. That both give the same maps is checked before anything is timed. Random weights of the real
-architectures.
+`mmattn.match`, which looks at the picture once. That both give the same maps is checked before anything is timed.
+
+Prompts of one word are the same job for both, ten maps. Of "a dog" ours gives the maps of its words too (each as a
+prompt of its own), which is a case beside it. Random weights of the real architectures.
 """
 
 import copy
@@ -28,9 +29,9 @@ from mmattn.readers import read_photo
 
 PEER, TOWERS = "picture repeated, last layers by hooks (Chefer et al.)", "both towers alone, picture once"
 CHEFER, INTERACTION = 'mmattn.match, method="chefer"', 'mmattn.match, method="interaction"'
-B16, B32 = "ViT-B/16, 1 picture x 10 prompts", "ViT-B/32, 1 picture x 10 prompts"
-NOUNS = ("dog", "cat", "zebra", "boat", "tree", "house", "horse", "chair", "bottle", "lake")
-PROMPTS = tuple(f"a {noun}" for noun in NOUNS)
+B16, B32 = "ViT-B/16, 1 picture x 10 words", "ViT-B/32, 1 picture x 10 words"
+PHRASES = "ViT-B/16, 1 picture x 10 prompts of 2 words"
+WORDS = ("dog", "cat", "zebra", "boat", "tree", "house", "horse", "chair", "bottle", "lake")
 _CLOSE = 1e-5
 
 TARGETS = (
@@ -41,15 +42,19 @@ TARGETS = (
 
 @dataclass(frozen=True, kw_only=True)
 class Subject:
-    """An architecture of open_clip, by its own name or in numbers, and how many prompts it is asked."""
+    """An architecture of open_clip, by its own name or in numbers, and what it is asked."""
 
     case: str
     name: str = ""
-    prompts: int = len(PROMPTS)
+    prompts: tuple[str, ...] = WORDS
 
 
-SUBJECTS = (Subject(case=B16, name="ViT-B-16"), Subject(case=B32, name="ViT-B-32"))
-TINY = (Subject(case="a CLIP of 2 layers, 1 picture x 3 prompts", prompts=3),)
+SUBJECTS = (
+    Subject(case=B16, name="ViT-B-16"),
+    Subject(case=B32, name="ViT-B-32"),
+    Subject(case=PHRASES, name="ViT-B-16", prompts=tuple(f"a {word}" for word in WORDS)),
+)
+TINY = (Subject(case="a CLIP of 2 layers, 1 picture x 3 words", prompts=WORDS[:3]),)
 
 
 def cases(options: Namespace) -> list[Case]:
@@ -76,12 +81,16 @@ def _case(subject: Subject, device: str) -> Case:
     return Case(name=subject.case, ways=tuple(made))
 
 
-@cache
 def model_of(subject: Subject, device: str) -> nn.Module:
     """Return the architecture with random weights, always the same ones."""
+    return _model(subject.name, device)
+
+
+@cache
+def _model(name: str, device: str) -> nn.Module:
     torch.manual_seed(0)
-    if subject.name:
-        model: nn.Module = open_clip.create_model(subject.name, pretrained=None)
+    if name:
+        model: nn.Module = open_clip.create_model(name, pretrained=None)
     else:
         vision = {"image_size": 32, "layers": 2, "width": 64, "patch_size": 8}
         model = open_clip.CLIP(embed_dim=16, vision_cfg=vision, text_cfg={"width": 64, "heads": 2, "layers": 2})
@@ -96,7 +105,7 @@ def picture(subject: Subject, device: str) -> Tensor:
 
 def rows(subject: Subject) -> Tensor:
     """Return the prompts as rows of tokens, as open_clip's tokenizer makes them."""
-    ids: Tensor = open_clip.get_tokenizer("ViT-B-32")(list(PROMPTS[: subject.prompts]))
+    ids: Tensor = open_clip.get_tokenizer("ViT-B-32")(list(subject.prompts))
     return ids
 
 
@@ -127,7 +136,7 @@ def _peer(subject: Subject, device: str) -> Run:
 
 def _ours(method: str, subject: Subject, device: str) -> Run:
     model, seen = model_of(subject, device), picture(subject, device)
-    return lambda: mmattn.match(model, seen, texts=list(PROMPTS[: subject.prompts]), method=method)
+    return lambda: mmattn.match(model, seen, texts=list(subject.prompts), method=method)
 
 
 def check(subject: Subject, device: str) -> float:

@@ -4,6 +4,7 @@ A word that is not among those it learned is `<unknown>` to it, whichever it is:
 and for an astronaut. That stands in the table beside what it points at.
 """
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
@@ -88,7 +89,9 @@ class Worded:
 def worded(pairing: Pairing, ways: Sequence[Linking]) -> Worded:
     """Return what all ways find on the photographs, each asked for by its own phrase."""
     asked = photographs()
-    found = tried(pairing, ways, list(asked.values()))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The tokenizer does not know", UserWarning)  # the table says so
+        found = tried(pairing, ways, list(asked.values()))
     scores = {way: tuple(each.prompt[0] for each in scenes) for way, scenes in found.items()}
     prompts = {phrase(thing, 1, color=False): thing.noun for thing in things()}
     near = pairing.cosines([each.picture for each in asked.values()], tuple(prompts)).tolist()

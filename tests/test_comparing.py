@@ -84,6 +84,14 @@ def test_lines_are_drawn_between_the_words_and_their_strongest_patches(model, me
     assert mmattn.overlay(row).image().size[0] >= 120
 
 
+def test_a_text_of_one_word_is_that_words_prompt(model):
+    one = mmattn.match(model, PHOTO, texts=["cat", "a cat"], method="chefer")
+    alone = mmattn.match(model, PHOTO, texts="a cat", method="chefer")
+    assert torch.equal(one.word("cat", text=1).values, one.overall[0].values)
+    assert torch.allclose(one.word("cat", text=1).values, alone.word("cat").values, atol=1e-6)
+    assert torch.equal(one.word("cat", text=0).values, one.overall[0].values)
+
+
 def test_a_model_of_transformers_is_matched_with_its_processor():
     for name in ("CLIP", "SigLIP"):
         found = mmattn.match(towers(name), PHOTO, texts=TEXTS, processor=processor(name))
