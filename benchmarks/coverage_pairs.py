@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import transformers
 from PIL import Image
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -46,12 +47,13 @@ _EMPTIED = "exact, less rows that the model drops"
 
 @dataclass(frozen=True, kw_only=True)
 class Pair:
-    """One member: a small model of a class, and its processor."""
+    """One member: a small model of a class, its processor, and what it is given beside a picture and a text."""
 
     cls: str
     name: str
     model: Callable[[], nn.Module]
     processor: Callable[[], Any]
+    inputs: dict[str, Tensor] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +91,29 @@ def members() -> list[Pair]:
         for known, model, processor in kinds
         for name, one in known.items()
     ]
-    return sorted(found, key=lambda pair: (pair.cls, pair.name))
+    return sorted([*found, *_of_regions(small_towers.word_pieces)], key=lambda pair: (pair.cls, pair.name))
+
+
+def _of_regions(tokenizer: Callable[[], Any]) -> Iterator[Pair]:
+    """Yield the members that are given a detector's regions."""
+    draws = torch.Generator().manual_seed(1)
+    boxes = torch.tensor([[[0.0, 0.0, 1.0, 1.0], [0.1, 0.1, 0.4, 0.3], [0.5, 0.5, 1.0, 0.75]]])
+    inputs = {"visual_feats": torch.randn(1, 3, 10, generator=draws), "visual_pos": boxes}
+    for cls in ("LxmertForPreTraining", "LxmertForQuestionAnswering", "LxmertModel"):
+        name = cls.replace("Lxmert", "LXMERT, ")
+        yield Pair(cls=cls, name=name, model=partial(_lxmert, cls, tokenizer), processor=tokenizer, inputs=inputs)
+
+
+def _lxmert(cls: str, tokenizer: Callable[[], Any]) -> nn.Module:
+    torch.manual_seed(0)
+    small = {"hidden_size": 32, "num_attention_heads": 4, "intermediate_size": 64, "initializer_range": 0.3}
+    layers = {"l_layers": 2, "x_layers": 2, "r_layers": 1}
+    heads = {"num_qa_labels": 5, "num_object_labels": 4, "num_attr_labels": 3}
+    config = transformers.LxmertConfig(
+        vocab_size=len(tokenizer()), visual_feat_dim=10, pad_token_id=0, **small, **layers, **heads
+    )
+    model: nn.Module = getattr(transformers, cls)(config)
+    return model.eval()
 
 
 def untried(pairs: Sequence[Pair]) -> list[str]:
@@ -103,13 +127,14 @@ def tried(pair: Pair) -> Line:
     model = pair.model()
     noise = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
     try:
-        maps = mmattn.attend(model, image=Image.fromarray(noise), text=TEXT, processor=pair.processor())
+        maps = mmattn.attend(
+            model, image=Image.fromarray(noise), text=TEXT, inputs=pair.inputs, processor=pair.processor()
+        )
     except Exception as problem:  # one class that fails is a line of the table, not its end
         return Line(pair=pair, reasons=(f"{type(problem).__name__}: {str(problem).partition('. ')[0]}",))
     assert maps.rerun is not None
     own = located_weights(model, maps.rerun)
-    layers = {layer.name: layer for layer in maps}
-    said = {path: _differs(layers.get(path), chunks, path, maps) for path, chunks in own.items()}
+    said = {path: _differs([layer for layer in maps if layer.name == path], own[path], path, maps) for path in own}
     wrong = [why for why in said.values() if why not in ("", _EMPTIED)]
     emptied = sum(why == _EMPTIED for why in said.values())
     exact = len(own) - len(wrong)
@@ -153,11 +178,11 @@ def _running(model: nn.Module) -> Iterator[list[str]]:
             hook.remove()
 
 
-def _differs(layer: AttentionLayer | None, own: Sequence[Tensor], path: str, maps: AttentionMaps) -> str:
-    """Return why a module's weights are not exactly a layer's; empty where they are."""
-    if layer is None:
+def _differs(layers: Sequence[AttentionLayer], own: Sequence[Tensor], path: str, maps: AttentionMaps) -> str:
+    """Return why a module's weights are not exactly those of its layers; empty where they are."""
+    if not layers:
         return next((said.partition(": ")[2] for said in maps.left_out if said.startswith(f"{path}: ")), "no layer")
-    stored = [storage.weights() for storage in layer.storages if isinstance(storage, Blocks)]
+    stored = [storage.weights() for layer in layers for storage in layer.storages if isinstance(storage, Blocks)]
     if len(stored) != len(own):
         stored, own = [_joined(stored)], [_joined(own)]
     worst = max(_apart(ours, theirs) for ours, theirs in zip(stored, own, strict=True))
