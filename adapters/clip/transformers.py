@@ -5,6 +5,7 @@
     stream `cross`     BLIP's and BridgeTower's: words that ask patches, and patches that ask words
     stream `decoder`   BLIP's captions: words that ask those before them, and patches
     stream `joined`    ViLT: words and patches in one sequence, in which all ask all
+    stream `qformer`, `latents`    slots of BLIP-2's Q-Former, latents of a perceiver: see `transformers_sides`
 
 In a model of two towers (CLIP and its kin) only the two features meet: there is no attention between
 a word and a patch, and what links the two is made from the towers by a method of its own. A picture

@@ -30,7 +30,8 @@ from mmattn.schema.sets import Slots
 from ..pixels import Crop, Geometry
 from .transformers_forms import Joins
 from .transformers_row import joined_parts, row_axis, words_alone
-from .transformers_sides import Built, SidedForm, Written, stepped_geometry
+from .transformers_sides import Built, SidedForm, Written
+from .transformers_steps import stepped_geometry
 
 _LATENTS = "its tokens of the picture are latents, no patches"
 

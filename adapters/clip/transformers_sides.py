@@ -13,12 +13,10 @@ side by the paths of `Form`.
 import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import Any, Protocol, runtime_checkable
 
-import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int, UInt8
+from jaxtyping import Bool, Float, Int
 from PIL import Image
 from torch import Tensor, nn
 
@@ -28,16 +26,14 @@ from mmattn.schema.axes import Axis
 from mmattn.schema.media import Photo, Words
 
 from ..hub import said
-from ..measured import measured_geometry
-from ..pixels import Geometry, Size
+from ..pixels import Geometry
 from ..vit.layouts import PictureFacts
 from ..vit.pictures import photos_of, phrase, runner, to_model
 from ..vit.transformers_input import TransformersOptions, photo_tensor
 from .transformers_forms import Form
+from .transformers_steps import ImageStep, stepped_geometry
 from .transformers_text import TextFacts, texts_of
 
-#: Runs a processor of pictures on one, with settings of its own: what comes out is `[3, row, col]`.
-ImageStep = Callable[[Any, Image.Image, Mapping[str, Any]], Tensor]
 Derived = Callable[[tuple[Axis, ...]], Mapping[str, tuple[Axis, ...]]]
 
 
@@ -297,30 +293,6 @@ def _geometries(
         return tuple(stepped_geometry(images, photo.size_px, step=form.image_step) for photo in photos)
     options = TransformersOptions()
     return tuple(photo_tensor(photo, model=model, processor=images, options=options)[1] for photo in photos)
-
-
-def stepped_geometry(images: Any, size_px: Size, *, step: ImageStep) -> Geometry:
-    """Return what a processor of pictures does to those of a size, measured once."""
-    key = f"{type(images).__module__}.{type(images).__qualname__} {images.to_json_string()}"
-    return _measured(_Step(key=key, images=images, step=step), size_px)
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Step:
-    """A processor with its settings as a value: two that are set alike are one."""
-
-    key: str
-    images: Any = field(compare=False, repr=False)
-    step: ImageStep = field(compare=False, repr=False)
-
-
-@lru_cache(maxsize=256)
-def _measured(one: _Step, size_px: Size) -> Geometry:
-    def run(pixels: UInt8[np.ndarray, "row col 3"]) -> Float[np.ndarray, "channel _row _col"]:
-        raw = {"do_rescale": False, "do_normalize": False}
-        return np.asarray(one.step(one.images, Image.fromarray(pixels), raw).float().cpu().numpy())
-
-    return measured_geometry(run, size_px=size_px, named=type(one.images).__name__)
 
 
 def _paired(photos: tuple[Photo, ...], texts: tuple[Words, ...]) -> tuple[tuple[Photo, ...], tuple[Words, ...]]:

@@ -262,14 +262,14 @@ def _whole(windows: Any, *, side: int, window: int = 4) -> Any:
     """Weights of windows over a square, as one matrix a sample; the last windows reach beyond it."""
     across = -(-side // window)
     found = torch.zeros(2, windows.shape[1], side * side, side * side)
+    inside = torch.arange(window * window)
     for number, weights in enumerate(windows):
         sample, place = divmod(number, across * across)
         top, left = (window * part for part in divmod(place, across))
-        cells = [(top + n // window, left + n % window) for n in range(window * window)]
-        for a, (row, col) in enumerate(cells):
-            for b, (low, right) in enumerate(cells):
-                if max(row, col, low, right) < side:
-                    found[sample, :, row * side + col, low * side + right] = weights[:, a, b]
+        row, col = top + inside // window, left + inside % window
+        real = (row < side) & (col < side)
+        cells = (row * side + col)[real]
+        found[sample][:, cells[:, None], cells[None, :]] = weights[:, real][:, :, real]
     return found
 
 
