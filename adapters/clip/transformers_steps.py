@@ -1,4 +1,4 @@
-"""What a processor of pictures does to one of a size, where it returns more than a batch of one: tiles, a text beside."""
+"""What a processor of pictures does to one of a size, where it returns more than a batch of one: tiles, a canvas."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field

@@ -45,8 +45,8 @@ class Regions(AxisBase):
         placed = self.boxes[self.content]
         if len(self.boxes) != len(self.roles) or not bool((placed[:, 2:] > placed[:, :2]).all()):
             raise InputError(
-                f"{len(self.boxes)} boxes for {len(self.roles)} regions, or one without an extent. Each region has a box "
-                "x0, y0, x1, y1 with x0 < x1 and y0 < y1. Check the detector's boxes and their order."
+                f"{len(self.boxes)} boxes for {len(self.roles)} regions, or one without an extent. Each region has a "
+                "box x0, y0, x1, y1 with x0 < x1 and y0 < y1. Check the detector's boxes and their order."
             )
 
     @classmethod
