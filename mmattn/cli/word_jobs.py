@@ -142,8 +142,8 @@ def _methods(desk: _Desk) -> Job:
         key="methods",
         title="A construction, chosen by name",
         sentence="Two towers share no attention: what links words and patches is a construction, and there are "
-        "several. The boxes are true, not found. The raw similarity of patches is what people draw first; it prefers "
-        "the background.",
+        "several. The boxes are true, not found. The raw similarity of patches is what people draw first; in CLIPs at "
+        "large it prefers the background, and the pool of this one makes its patches speak.",
         shots=(desk.save(drawing, file=f"methods/{name}.png", name=name, source=maps[0].source),),
         commands=(),
         python=f'{_IMPORTS}boxes = scene_truth("{name}").boxes("{noun}")\n'
