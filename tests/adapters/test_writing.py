@@ -4,6 +4,7 @@ import pytest
 import torch
 import transformers as hf
 from small_towers import byte_pairs, word_pieces
+from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from mmattn.adapters.text.transformers import TransformersText
 from mmattn.adapters.writing import answer_axis, continued_inputs, followed, written_by
@@ -34,7 +35,7 @@ def test_each_token_has_its_characters_of_the_text_that_was_written(tokenizer):
 
 def test_a_character_in_several_tokens_is_the_first_ones_and_spaces_belong_to_none():
     backend = hf.GPT2TokenizerFast  # bytes without merges: an emoji is four tokens
-    vocabulary = {piece: number for number, piece in enumerate(hf.convert_slow_tokenizer.bytes_to_unicode().values())}
+    vocabulary = {piece: number for number, piece in enumerate(bytes_to_unicode().values())}
     tokenizer = backend(vocab=vocabulary, merges=[])
     axis = answer_axis(ids_of(tokenizer, "a ☕!"), tokenizer=tokenizer)
     assert axis.text == "a ☕!"

@@ -5,8 +5,8 @@ import pytest
 from captioned import PEAKS, captioned
 from linked import lines, of
 
-from mmattn.render.links import links
 from mmattn.render.color import contrast
+from mmattn.render.links import links
 from mmattn.render.marks import Dots, Fills, Heat, Labels, Strokes
 from mmattn.render.worded import word_rows
 
