@@ -63,7 +63,8 @@ def image_record(relevance: Relevance, *, model: str, source: str) -> dict[str, 
 def match_record(match: Match, number: int, *, model: str, source: str) -> dict[str, Any]:
     """Return the object of `mmattn match` for one text: each word with its weight on every patch, row by row.
 
-    What the pieces of a word weigh is added. Weights may be signed; a patch that the model dropped is null.
+    What the pieces of a word weigh is added; shares are averaged. Weights may be signed; a patch that the model dropped
+    is null.
     """
     relevance = match.relevances[number]
     grid = picture_axis(relevance)
@@ -71,7 +72,8 @@ def match_record(match: Match, number: int, *, model: str, source: str) -> dict[
     values = relevance.values.detach().cpu().double().numpy()
     words = []
     for word in match.words(number):
-        row = values[list(word.tokens)].sum(axis=0)
+        pieces = values[list(word.tokens)]
+        row = pieces.mean(axis=0) if relevance.unit == "share" else pieces.sum(axis=0)
         x0, y0, x1, y1 = grid.place(int(grid.content[row[grid.content].argmax()]))
         patches = [
             {

@@ -58,10 +58,13 @@ def matcher(tmp_path_factory: pytest.TempPathFactory) -> str:
 def test_one_layer_and_head_of_cross_attention_are_drawn(mmattn, matcher, photo, tmp_path):
     numbers = tmp_path / "all.json"
     options = ("--model", matcher, "--method", "cross", "--layer", "0", "--head", "2", "--json", numbers)
-    ran = mmattn("match", photo, "a red cat", *options, "-o", tmp_path / "seen.png")
+    ran = mmattn("match", photo, "a red cat zebra", *options, "-o", tmp_path / "seen.png")
     assert ran.code == 0, ran
     (record,) = json.loads(numbers.read_text())
-    found = library.match(matcher, photo, texts="a red cat", method="cross", layer=0, head=2)
+    found = library.match(matcher, photo, texts="a red cat zebra", method="cross", layer=0, head=2)
+    assert len(found.words()[3].tokens) > 1, "a word of several pieces, whose shares stay shares"
+    weights = [patch["weight"] for patch in record["words"][3]["patches"]]
+    assert weights == pytest.approx(found.word("zebra").values[0, 1:].tolist(), rel=1e-4)
     assert (record["method"], record["score"]) == ("cross", pytest.approx(float(found.scores[0]), rel=1e-5))
     weights = [patch["weight"] for patch in record["words"][2]["patches"]]
     assert weights == pytest.approx(found.word("cat").values[0, 1:].tolist(), rel=1e-4)
